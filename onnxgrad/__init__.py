@@ -1,0 +1,45 @@
+"""A trained network goes in as ONNX; the same network comes out with its exact derivatives."""
+
+from onnxgrad.errors import (
+    DisconnectedWarning,
+    FeedError,
+    MemoryBoundError,
+    MixedSamplesError,
+    ModelReadError,
+    ModelWriteError,
+    NotDifferentiableError,
+    Obstacle,
+    OnnxgradError,
+    Refusal,
+    RunError,
+    TensorTypeError,
+    UnknownNameError,
+)
+from onnxgrad.model.metadata import Derivative
+from onnxgrad.rules import register
+from onnxgrad.transforms import derivatives, gradient, hessian, hvp, jacobian, jvp, vjp
+
+__all__ = [
+    "Derivative",
+    "DisconnectedWarning",
+    "FeedError",
+    "MemoryBoundError",
+    "MixedSamplesError",
+    "ModelReadError",
+    "ModelWriteError",
+    "NotDifferentiableError",
+    "Obstacle",
+    "OnnxgradError",
+    "Refusal",
+    "RunError",
+    "TensorTypeError",
+    "UnknownNameError",
+    "derivatives",
+    "gradient",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jvp",
+    "register",
+    "vjp",
+]

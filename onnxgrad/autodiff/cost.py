@@ -1,0 +1,70 @@
+"""Floating-point operations of nodes, from their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from onnxgrad.graph.builder import Builder
+from onnxgrad.graph.dims import Dim, atoms_of, evaluate
+from onnxgrad.graph.tensor import Tensor
+
+#: Size that stands for one that is not known before run time. Costs are only compared, and most share the same unknown batch.
+NOMINAL = 64
+
+#: Operators that move or describe elements and compute nothing.
+_FREE = frozenset("Shape Size Constant Identity Reshape Flatten Squeeze Unsqueeze ConstantOfShape EyeLike".split())
+
+
+def elements(shape: Iterable[Dim]) -> float:
+    """Return the number of elements, with `NOMINAL` for each unknown size."""
+    total = 1.0
+    for dim in shape:
+        if isinstance(dim, int):
+            total *= dim
+        else:
+            total *= max(evaluate(dim, dict.fromkeys(atoms_of(dim), NOMINAL)), 1)
+    return total
+
+
+def flops(op: Builder, node: ir.Node) -> float:
+    """Return the floating-point operations of one node (a multiplication and an addition are two)."""
+    view = op.view(node)
+    if view.op_type in _FREE or not view.outputs or view.outputs[0] is None:
+        return 0.0
+    size = elements(view.outputs[0].shape)
+    inputs = [t for t in view.inputs if t is not None]
+    if view.op_type in ("MatMul", "Gemm"):
+        a = inputs[0].shape
+        return 2 * size * elements(a[:1] if view.attr("transA") else a[-1:])
+    if view.op_type == "Conv":
+        return 2 * size * elements(inputs[1].shape[1:])
+    if view.op_type == "ConvTranspose":
+        return 2 * elements(inputs[0].shape) * elements(inputs[1].shape[1:])
+    if view.op_type == "Einsum":
+        return 2 * _einsum_points(str(view.attr("equation")), inputs)
+    return max([size, *(elements(t.shape) for t in inputs if t.is_float)])
+
+
+def _einsum_points(equation: str, inputs: list[Tensor]) -> float:
+    sizes: dict[str, Dim] = {}
+    for term, tensor in zip(equation.replace(" ", "").split("->")[0].split(","), inputs, strict=True):
+        head, _, tail = term.partition("...")
+        sizes.update(zip(head, tensor.shape, strict=False))
+        sizes.update(zip(reversed(tail), reversed(tensor.shape), strict=False))
+        if "..." in term:
+            middle = tensor.shape[len(head) : tensor.rank - len(tail)]
+            sizes.update({f"...{i}": d for i, d in enumerate(reversed(middle))})
+    return elements(sizes.values())
+
+
+def live_flops(op: Builder, nodes: Iterable[ir.Node], needed: Iterable[ir.Value]) -> float:
+    """Return the floating-point operations of those of `nodes` (in topological order) that lead to `needed`."""
+    wanted = set(needed)
+    total = 0.0
+    for node in reversed(list(nodes)):
+        if not wanted.isdisjoint(node.outputs):
+            wanted.update(v for v in node.inputs if v is not None)
+            total += flops(op, node)
+    return total

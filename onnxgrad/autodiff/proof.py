@@ -1,0 +1,43 @@
+"""The proof that samples do not mix on their way from an input to an output."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxgrad.autodiff.activity import Activity
+from onnxgrad.graph.builder import Builder
+from onnxgrad.graph.dims import Dim
+from onnxgrad.rules.registry import REGISTRY
+from onnxgrad.rules.samples import Mixed, Samples
+
+
+def mixing_node(op: Builder, activity: Activity, wrt: ir.Value, of: ir.Value) -> str | None:
+    """Return None if sample i of `of` depends on sample i of `wrt` alone (axis 0 of both), else where that fails.
+
+    `activity` is that of the two values; its nodes are followed in order.
+    """
+    places: dict[ir.Value, Samples] = {wrt: Samples(0)}
+    for node in activity.nodes:
+        view = op.view(node)
+        rule = REGISTRY.get(view.operator)
+        entering = [
+            places.get(v) if v is not None and not (rule and rule.is_zero(i)) else None for i, v in enumerate(node.inputs)
+        ]
+        if not any(entering):
+            continue
+        where = f"node {view.name!r} ({view.operator})"
+        if rule is None or rule.follow is None:
+            return f"{where}: how samples pass through this operator is not known"
+        try:
+            places.update((v, s) for v, s in zip(node.outputs, rule.follow(view, entering), strict=True) if s)
+        except Mixed as mixed:
+            return f"{where}: {mixed}"
+    arrived = places.get(of)
+    if arrived is None or arrived == Samples(0):
+        return None
+    return f"the samples arrive on axis {arrived.axis} of {of.name!r}, merged with others or not in front"
+
+
+def symbolic_batch(shape: tuple[Dim, ...]) -> bool:
+    """Whether axis 0 has a size that is known only at run time."""
+    return bool(shape) and isinstance(shape[0], str)

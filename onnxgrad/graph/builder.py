@@ -1,0 +1,530 @@
+"""Emission of nodes: typed as they are built, simplified as they are built, each written once.
+
+`Builder` knows the types of all values of a model and appends nodes to it. It knows no calculus. What it does for
+those who use it:
+
+- ``op.MatMul(a, b)`` emits any ai.onnx operator; Python numbers and lists among the inputs become constants.
+- The result's type and (possibly symbolic) shape are known at once.
+- `simplify` rewrites as nodes are asked for; equal nodes are emitted once; a broadcast is not written until it is needed.
+- Nodes that no output needs in the end are never written to the model (`finish`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.graph import infer, simplify
+from onnxgrad.graph.dims import Dim, Shape, broadcast, broadcast_of, dim_mul, division_of, size_of, terms_of
+from onnxgrad.graph.node import Node, attribute_defaults, python_attributes, since_version
+from onnxgrad.graph.tensor import Tensor
+
+#: Operators whose result is not determined by their inputs: never shared.
+_RANDOM = {
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout",
+}  # fmt: skip
+
+
+class Builder:
+    """Appends nodes to a model's graph.
+
+    Args:
+        model: the model, in the working form of `onnxgrad.model.normalize`; only `finish` changes it.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.opset = model.graph.opset_imports[""]
+        self.nodes: list[ir.Node] = []
+        self.scope = ""
+        self._tensors: dict[ir.Value, Tensor] = {}
+        self._views: dict[ir.Node, Node] = {}
+        self._sources: dict[Dim, tuple[Tensor, int]] = {}
+        self._memo: dict[tuple[Any, ...], tuple[Tensor | None, ...]] = {}
+        self._constants: dict[tuple[Any, ...], Tensor] = {}
+        values = ir.convenience.create_value_mapping(model.graph).values()
+        self._names = {v.name for v in values}
+        self._dim_names = {d.value for v in values if v.shape is not None for d in v.shape if not isinstance(d, int)}
+        self._phantoms: set[ir.Value] = set()
+        self._node_names = {node.name for node in model.graph}
+        self._fresh = 0
+        self._read(model.graph)
+
+    # --- what is there -----------------------------------------------------------------------
+
+    def _read(self, graph: ir.Graph) -> None:
+        for value in graph.inputs:
+            self._declare(value, value)
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if value not in self._tensors and tensor is not None:
+                value.shape, value.type = ir.Shape(tensor.shape), ir.TensorType(tensor.dtype)
+                self._declare(value, value)
+        for node in graph:
+            self._type_node(node)
+
+    def _declare(self, value: ir.Value, declared: ir.Value) -> None:
+        """Take a value's type from its declaration."""
+        if not isinstance(declared.type, ir.TensorType) or declared.shape is None:
+            return
+        shape = tuple(d if isinstance(d, int) else d.value for d in declared.shape)
+        self._register(value, (declared.type.dtype, shape))
+
+    def _register(self, value: ir.Value, found: infer.Type | None) -> Tensor | None:
+        """Make the tensor of a value, give open sizes a name, and remember where each size can be read."""
+        if found is None or found[1] is None:
+            return None
+        dtype, dims = found
+        shape = tuple(self.fresh_dim() if d is None else d for d in dims)
+        tensor = self._tensors[value] = Tensor(self, dtype, shape, value)
+        for axis, dim in enumerate(shape):
+            if isinstance(dim, str) and value not in self._phantoms:
+                self._sources.setdefault(dim, (tensor, axis))
+        if value.is_initializer():
+            const = tensor.const if dtype in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL) else None
+            tensor.content = None if const is None else tuple(int(i) for i in const.flat)
+        value.type, value.shape = ir.TensorType(dtype), ir.Shape(shape)
+        return tensor
+
+    def _type_node(self, node: ir.Node) -> None:
+        inputs = tuple(None if v is None else self._tensors.get(v) for v in node.inputs)
+        attrs = python_attributes(node)
+        found: Sequence[infer.Type | None] = [None] * len(node.outputs)
+        if None not in (t for t, v in zip(inputs, node.inputs, strict=True) if v is not None):
+            with contextlib.suppress(infer.InferenceError):
+                found = infer.infer_types(node, inputs, attrs, self._version(node.domain), self._captured(node))
+        for value, guess in zip(node.outputs, found, strict=True):
+            declared = value.meta.get("declared", value)
+            tensor = self._register(value, guess)
+            if tensor is None:
+                self._declare(value, declared)
+            elif value is node.outputs[0]:
+                tensor.content = infer.infer_content(node, inputs, attrs, guess)
+        if node.domain == "" and node.op_type not in _RANDOM and not any(isinstance(a, ir.Graph) for a in attrs.values()):
+            key = (node.op_type, tuple(id(v) if v else None for v in node.inputs), _hashable(attrs), len(node.outputs))
+            self._memo.setdefault(key, tuple(self._tensors.get(v) for v in node.outputs))
+
+    def _captured(self, node: ir.Node) -> dict[str, Tensor]:
+        return {v.name: self._tensors[v] for v in captured_values(node) if v.name and v in self._tensors}
+
+    def _version(self, domain: str) -> int:
+        return self.model.graph.opset_imports.get(domain, 1)
+
+    def tensor(self, value: ir.Value) -> Tensor | None:
+        """Return the tensor of a value; None where it is no tensor or its rank is not known."""
+        return self._tensors.get(value)
+
+    def view(self, node: ir.Node) -> Node:
+        """Return the node as rules see it."""
+        view = self._views.get(node)
+        if view is None:
+            opset = self._version(node.domain)
+            view = self._views[node] = Node(
+                ir=node,
+                inputs=tuple(None if v is None else self._tensors.get(v) for v in node.inputs),
+                outputs=tuple(self._tensors.get(v) for v in node.outputs),
+                attrs={**attribute_defaults(node.domain, node.op_type, opset), **python_attributes(node)},
+                version=since_version(node.domain, node.op_type, opset),
+            )
+        return view
+
+    # --- emission ----------------------------------------------------------------------------
+
+    def __getattr__(self, op_type: str) -> Callable[..., Tensor]:
+        """Return the function that emits an operator with one output: ``op.Conv(x, w, strides=[2, 2])``.
+
+        A keyword `shape` states the result's shape where the caller knows it better than inference does.
+        """
+        if not op_type[:1].isupper():
+            raise AttributeError(op_type)
+
+        def emit(*inputs: Any, shape: Sequence[Dim] | None = None, **attrs: Any) -> Tensor:
+            return self.emit(op_type, *inputs, shape=shape, **attrs)[0]
+
+        return emit
+
+    def emit(
+        self, op_type: str, *inputs: Any, outputs: int = 1, shape: Sequence[Dim] | None = None, **attrs: Any
+    ) -> tuple[Tensor, ...]:
+        """Emit one ai.onnx node and return its outputs.
+
+        Args:
+            op_type: the operator.
+            inputs: tensors; None for an absent one; numbers (constants of the first tensor's dtype), lists of
+                integers (int64) and arrays.
+            outputs: how many outputs to name.
+            shape: shape of the first output, where the caller knows it better than inference does.
+            attrs: attributes; None for an absent one.
+        """
+        like = next((i.dtype for i in inputs if isinstance(i, Tensor) and i.dtype != ir.DataType.BOOL), None)
+        operands = [self._operand(i, like) for i in inputs]
+        while operands and operands[-1] is None:
+            operands.pop()
+        given = {name: value for name, value in attrs.items() if value is not None}
+        if outputs == 1:
+            simpler = simplify.simplify(self, op_type, operands, given)
+            if simpler is not None:
+                return (simpler,)
+        return self._emit_shared(op_type, operands, given, outputs, shape)
+
+    def _emit_shared(
+        self, op_type: str, operands: Sequence[Tensor | None], attrs: dict[str, Any], outputs: int, shape: Any
+    ) -> tuple[Tensor, ...]:
+        """Emit a node, unless there is an equal one."""
+        key = (op_type, tuple(id(t.value) if t else None for t in operands), _hashable(attrs), outputs)
+        known = self._memo.get(key)
+        if known is None or None in known:
+            known = self._memo[key] = self._append(op_type, operands, attrs, outputs, shape)
+        return known  # type: ignore[return-value]
+
+    def _append(
+        self, op_type: str, operands: Sequence[Tensor | None], attrs: dict[str, Any], outputs: int, shape: Any
+    ) -> tuple[Tensor, ...]:
+        name = self._unique(f"{self.scope}/{op_type}" if self.scope else op_type, self._node_names)
+        node = ir.Node(
+            "",
+            op_type,
+            [t.value if t is not None else None for t in operands],
+            [_attribute(k, v) for k, v in attrs.items()],
+            num_outputs=outputs,
+            name=name,
+        )
+        for i, value in enumerate(node.outputs):
+            value.name = self._unique(name if i == 0 else f"{name}:{i}", self._names)
+        found = infer.infer_types(node, operands, attrs, self.opset)
+        if shape is not None and found[0] is not None:
+            found[0] = found[0][0], tuple(shape)
+        self.nodes.append(node)
+        if not self._phantoms.isdisjoint(v for v in node.inputs if v is not None):
+            self._phantoms.update(node.outputs)
+        result = []
+        for value, guess in zip(node.outputs, found, strict=True):
+            tensor = self._register(value, guess)
+            assert tensor is not None, f"{op_type}: no type for {value.name}"
+            result.append(tensor)
+        result[0].content = infer.infer_content(node, operands, attrs, found[0])
+        return tuple(result)
+
+    def _operand(self, operand: Any, dtype: ir.DataType | None) -> Tensor | None:
+        if operand is None or isinstance(operand, Tensor):
+            return operand
+        if isinstance(operand, (bool, float, int, np.number)):
+            assert dtype is not None, "a Python number needs a tensor beside it"
+            return self.constant(operand, dtype)
+        if isinstance(operand, np.ndarray):
+            return self.constant(operand)
+        if isinstance(operand, (list, tuple)):
+            return self.ints(operand)
+        raise TypeError(f"{type(operand).__name__} is no operand")
+
+    # --- constants and sizes -----------------------------------------------------------------
+
+    def constant(self, value: Any, dtype: ir.DataType | None = None) -> Tensor:
+        """Return a constant (an initializer; equal ones are shared)."""
+        array = np.asarray(value) if dtype is None else np.asarray(value).astype(dtype.numpy())
+        tensor = ir.tensor(array, dtype=dtype)
+        key = (tensor.dtype, array.shape, array.tobytes())
+        known = self._constants.get(key)
+        if known is None:
+            name = self._unique("onnxgrad/const", self._names)
+            initializer = ir.Value(name=name, const_value=tensor)
+            self.model.graph.register_initializer(initializer)
+            known = self._constants[key] = self._register(initializer, (tensor.dtype, array.shape))  # type: ignore[assignment]
+        assert known is not None
+        return known
+
+    def eye(self, n: int, dtype: ir.DataType) -> Tensor:
+        """Return the identity matrix, shape ``(n, n)``."""
+        if n <= 64:
+            result = self.constant(np.eye(n), dtype)
+        else:
+            result = self.EyeLike(self.ConstantOfShape([n, n]), dtype=dtype)
+        result.is_identity = True
+        return result
+
+    def full(self, shape: Sequence[Dim], value: float, dtype: ir.DataType) -> Tensor:
+        """Return a tensor filled with one number; nothing is written before it is needed."""
+        return self.spread(self.constant(value, dtype), shape)
+
+    def zeros_like(self, x: Tensor) -> Tensor:
+        """Return zeros of the shape and dtype of `x`; nothing is written before they are needed."""
+        return self.full(x.shape, 0, x.dtype)
+
+    def fresh_dim(self) -> str:
+        """Return a new name for a size of which nothing is known."""
+        self._fresh += 1
+        while f"d{self._fresh}_" in self._dim_names:
+            self._fresh += 1
+        return f"d{self._fresh}_"
+
+    def size(self, dim: Dim) -> Tensor:
+        """Return a size as an int64 tensor of shape ``(1,)``."""
+        if isinstance(dim, int):
+            return self.constant(np.array([dim], np.int64))
+        if dim in self._sources:
+            tensor, axis = self._sources[dim]
+            return self.Shape(tensor, start=axis, end=axis + 1)
+        total: Tensor | None = None
+        for coefficient, atoms in terms_of(dim):
+            term: Tensor | None = None
+            for atom in atoms:
+                term = self._size_of_atom(atom) if term is None else term * self._size_of_atom(atom)
+            term = self.constant(np.array([coefficient], np.int64)) if term is None else term * coefficient
+            total = term if total is None else total + term
+        assert total is not None
+        total.content = (dim,)
+        return total
+
+    def _size_of_atom(self, atom: str) -> Tensor:
+        if atom in self._sources:
+            return self.size(atom)
+        division, parts = division_of(atom), broadcast_of(atom)
+        if division is not None:
+            return self.size(division[0]) / division[1]
+        assert parts is not None, f"no tensor has the size {atom}"
+        total = self.size(parts[0])
+        for part in parts[1:]:
+            total = self.Where(self.Equal(total, 1), self.size(part), total)
+        return total
+
+    def ints(self, dims: Sequence[Dim]) -> Tensor:
+        """Return sizes as one int64 tensor of shape ``(len(dims),)``."""
+        if all(isinstance(d, int) for d in dims):
+            return self.constant(np.array(dims, np.int64).reshape(-1))
+        for tensor, _ in (self._sources[d] for d in dims if d in self._sources):
+            if tensor.shape == tuple(dims):
+                return self.Shape(tensor)
+        parts: list[Tensor] = []
+        run: list[int] = []
+        for dim in dims:
+            if isinstance(dim, int):
+                run.append(dim)
+                continue
+            if run:
+                parts.append(self.ints(run))
+                run = []
+            parts.append(self.size(dim))
+        if run:
+            parts.append(self.ints(run))
+        return parts[0] if len(parts) == 1 else self.Concat(*parts, axis=0)
+
+    # --- shapes ------------------------------------------------------------------------------
+
+    def spread(self, x: Tensor, shape: Sequence[Dim]) -> Tensor:
+        """Broadcast `x` to `shape`; the `Expand` is written only if something needs the result itself."""
+        shape = tuple(shape)
+        if x.shape == shape:
+            return x
+        source = x if x.spread is None else x.spread
+        result = Tensor(self, x.dtype, shape, make=lambda: self._write_expand(source, shape))
+        result.spread = source
+        return result
+
+    def _write_expand(self, source: Tensor, shape: Shape) -> ir.Value:
+        return self._append("Expand", [source, self.ints(shape)], {}, 1, shape)[0].value
+
+    def reshape(self, x: Tensor, shape: Sequence[Dim]) -> Tensor:
+        """Reshape `x` to `shape`, of which at most what cannot be inferred is computed at run time."""
+        shape = tuple(shape)
+        if x.shape == shape:
+            return x
+        result = simplify.reshape(self, x, shape)
+        if result is None:
+            symbolic = [i for i, d in enumerate(shape) if not isinstance(d, int)]
+            if len(symbolic) == 1 and 0 not in shape:
+                target, zeros = self.ints([-1 if i in symbolic else d for i, d in enumerate(shape)]), {}
+            else:  # allowzero: a size that is 0 at run time means 0, not "as in the input"
+                target, zeros = self.ints(shape), {"allowzero": 1} if symbolic or 0 in shape else {}
+            result = self._emit_shared("Reshape", [x, target], zeros, 1, shape)[0]
+        if x.is_identity and shape[:1] == shape[-1:] and all(d == 1 for d in shape[1:-1]) and len(shape) > 1:
+            result.is_identity = True
+        return result
+
+    def unsqueeze(self, x: Tensor, axes: Sequence[int]) -> Tensor:
+        """Insert axes of size 1; `axes` are negative and count in the result."""
+        rank = x.rank + len(axes)
+        places = {a % rank for a in axes}
+        rest = iter(x.shape)
+        return self.reshape(x, [1 if i in places else next(rest) for i in range(rank)])
+
+    def squeeze(self, x: Tensor, axes: Sequence[int]) -> Tensor:
+        """Remove axes of size 1."""
+        places = {a % x.rank for a in axes}
+        return self.reshape(x, [d for i, d in enumerate(x.shape) if i not in places])
+
+    def swap(self, x: Tensor, a: int = -2, b: int = -1) -> Tensor:
+        """Exchange two axes (the transpose of matrices by default)."""
+        order = list(range(x.rank))
+        order[a], order[b] = order[b], order[a]
+        return self.Transpose(x, perm=order)
+
+    def sum(self, x: Tensor, axes: Sequence[int], keepdims: bool = True) -> Tensor:
+        """Sum over `axes`."""
+        if not axes:
+            return x
+        return self.ReduceSum(x, sorted(a % x.rank - x.rank for a in axes), keepdims=int(keepdims))
+
+    def sum_to(self, x: Tensor, shape: Sequence[Dim]) -> Tensor:
+        """Undo a broadcast: sum `x` over the axes in which `shape`, aligned from the right, has no size or size 1.
+
+        Sizes of which it is not known whether they were broadcast are decided at run time. Axes in which `x` is the smaller
+        one stay as they are.
+        """
+        shape = tuple(shape)
+        extra = x.rank - len(shape)
+        x = self.sum(x, [i - x.rank for i in range(extra)], keepdims=False)
+        ones = [i - x.rank for i, d in enumerate(shape) if d == 1 and x.shape[i] != 1]
+        x = self.sum(x, ones)
+        open_axes = [i for i, d in enumerate(shape) if broadcast((d,), (x.shape[i],)) != (d,)]
+        if open_axes:
+            result = tuple(d if i in open_axes else x.shape[i] for i, d in enumerate(shape))
+            differ = self.Not(self.Equal(self.ints(result), self.ints(x.shape)))
+            axes = self.Reshape(self.NonZero(differ), [-1])
+            x = self.ReduceSum(x, axes, keepdims=1, noop_with_empty_axes=1, shape=result)
+        return x
+
+    def broadcast_shape(self, *tensors: Tensor) -> Shape:
+        """Return the shape that the tensors broadcast to."""
+        return broadcast(*(t.shape for t in tensors))
+
+    def fold_leading(self, x: Tensor, axes: int) -> Tensor:
+        """Merge the first `axes` axes into one."""
+        return self.reshape(x, (size_of(x.shape[:axes]), *x.shape[axes:]))
+
+    def product(self, *dims: Dim) -> Dim:
+        """Return the product of sizes."""
+        return dim_mul(*dims)
+
+    def cast(self, x: Tensor, dtype: ir.DataType) -> Tensor:
+        """Convert `x` to another element type."""
+        return self.Cast(x, to=dtype)
+
+    def where(self, mask: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
+        """Choose `a` where `mask` holds, else `b`."""
+        return self.Where(mask, a, b)
+
+    # --- the end -----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def named_after(self, name: str) -> Iterator[None]:
+        """Name the nodes emitted within after `name`."""
+        before, self.scope = self.scope, name
+        try:
+            yield
+        finally:
+            self.scope = before
+
+    def _unique(self, name: str, taken: set[str | None]) -> str:
+        candidate = name
+        while candidate in taken:
+            self._fresh += 1
+            candidate = f"{name}_{self._fresh}"
+        taken.add(candidate)
+        return candidate
+
+    def unique_name(self, name: str) -> str:
+        """Return `name`, with a numeric suffix if the model has it already; the name is then taken."""
+        candidate, n = name, 1
+        while candidate in self._names:
+            n += 1
+            candidate = f"{name}_{n}"
+        self._names.add(candidate)
+        return candidate
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> Tensor:
+        """Add an input to the model."""
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self.model.graph.inputs.append(value)
+        tensor = self._register(value, (dtype, tuple(shape)))
+        assert tensor is not None
+        return tensor
+
+    def symbol(self, like: Tensor) -> Tensor:
+        """Return a placeholder: a tensor that stands for a value to be determined later, and must not survive."""
+        value = ir.Value(name=self._unique("onnxgrad/symbol", self._names))
+        tensor = Tensor(self, like.dtype, like.shape, value)
+        self._tensors[value] = tensor
+        return tensor
+
+    def named_identity(self, x: Tensor) -> ir.Value:
+        """Return a new value equal to `x`, for an output that must have a name of its own."""
+        return self._append("Identity", [x], {}, 1, x.shape)[0].value
+
+    def retype(self, x: Tensor, shape: Sequence[Dim]) -> None:
+        """State the shape of a tensor where the caller knows it better than inference does."""
+        x.shape = tuple(shape)
+
+    @contextlib.contextmanager
+    def unshared(self) -> Iterator[None]:
+        """Write the nodes emitted within anew, even where there are equal ones."""
+        before, self._memo = self._memo, {}
+        try:
+            yield
+        finally:
+            self._memo = before
+
+    def finish(self, outputs: Iterable[ir.Value]) -> None:
+        """Write to the model the emitted nodes that `outputs` (further outputs of the model) need, and drop the rest."""
+        needed = set(outputs) | set(self.model.graph.outputs)
+        live: list[ir.Node] = []
+        for node in reversed(self.nodes):
+            if needed.isdisjoint(node.outputs):
+                for i in range(len(node.inputs)):
+                    node.replace_input_with(i, None)
+            else:
+                needed.update(v for v in node.inputs if v is not None)
+                live.append(node)
+        assert all(v not in self._phantoms for node in live for v in node.outputs), "a placeholder survived"
+        self.model.graph.extend(reversed(live))
+        for tensor in self._constants.values():
+            value = tensor.value
+            if not value.uses() and value not in needed:
+                self.model.graph.initializers.pop(value.name)  # type: ignore[arg-type]
+        self.nodes = []
+
+
+def captured_values(node: ir.Node) -> set[ir.Value]:
+    """Return the values around a node that graphs in its attributes use."""
+    captured: set[ir.Value] = set()
+    for attribute in node.attributes.values():
+        graphs = [attribute.value] if isinstance(attribute.value, ir.Graph) else []
+        if attribute.type == ir.AttributeType.GRAPHS:
+            graphs = list(attribute.value)
+        for graph in graphs:
+            inside: set[ir.Value] = set(graph.inputs) | set(graph.initializers.values())
+            used: set[ir.Value] = set(graph.outputs)
+            for inner in graph:
+                used.update(v for v in inner.inputs if v is not None)
+                used |= captured_values(inner)
+                inside.update(inner.outputs)
+            captured |= used - inside
+    return captured
+
+
+def _hashable(attrs: dict[str, Any]) -> tuple[Any, ...]:
+    def freeze(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return tuple(value)
+        return value if isinstance(value, (int, float, str, ir.DataType)) else id(value)
+
+    return tuple(sorted((name, freeze(value)) for name, value in attrs.items()))
+
+
+def _attribute(name: str, value: Any) -> ir.Attr:
+    if isinstance(value, ir.DataType):
+        return ir.AttrInt64(name, value.value)
+    if isinstance(value, float):
+        return ir.AttrFloat32(name, value)
+    if isinstance(value, int):
+        return ir.AttrInt64(name, int(value))
+    if isinstance(value, str):
+        return ir.AttrString(name, value)
+    if isinstance(value, (list, tuple)):
+        if any(isinstance(v, float) for v in value):
+            return ir.AttrFloat32s(name, [float(v) for v in value])
+        return ir.AttrInt64s(name, list(value))
+    return ir.AttrTensor(name, value)

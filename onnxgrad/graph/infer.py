@@ -1,0 +1,457 @@
+"""Types of a node's outputs, with exact symbolic sizes.
+
+ONNX's own inference (one node at a time) gives types, ranks and the sizes that it knows. Where it leaves a size open, the
+formulas here give it in terms of the input's symbolic sizes; what remains open becomes a fresh name. Elements of small
+integer tensors (results of `Shape` and arithmetic on them) are followed symbolically, since they decide the shapes of `Reshape`,
+`Expand`, `Slice` and others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxgrad.graph.dims import Dim, Shape, broadcast, dim_add, dim_div, dim_floordiv, dim_mul, dim_sub, size_of
+from onnxgrad.graph.tensor import SMALL, Tensor
+
+#: Element type and shape of a tensor; a shape may hold None for a size that is not known.
+Type = tuple[ir.DataType, tuple[Dim | None, ...] | None]
+
+Attrs = Mapping[str, Any]
+Inputs = Sequence[Tensor | None]
+
+
+class InferenceError(Exception):
+    """ONNX's inference refused the node; the message is its own."""
+
+
+def infer_types(
+    node: ir.Node, inputs: Inputs, attrs: Attrs, opset: int, outer: Mapping[str, Tensor] | None = None
+) -> list[Type | None]:
+    """Return the type of each output of an `ai.onnx` (or `ai.onnx.ml`) node; None for what is no tensor.
+
+    Args:
+        node: the node.
+        inputs: its inputs.
+        attrs: its attributes as Python values.
+        opset: version of the node's domain.
+        outer: by name, the values around that subgraphs in its attributes may capture.
+
+    Raises:
+        InferenceError: if the inputs do not fit the operator.
+    """
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    except onnx.defs.SchemaError as error:
+        raise InferenceError(str(error)) from None
+    proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain, name="n")
+    types: dict[str, onnx.TypeProto] = {name: _type_proto(t) for name, t in (outer or {}).items()}
+    data: dict[str, onnx.TensorProto] = {}
+    for i, tensor in enumerate(inputs):
+        name = "" if tensor is None else f"i{i}"
+        proto.input.append(name)
+        if tensor is not None:
+            types[name] = _type_proto(tensor)
+            values = _known_values(tensor)
+            if values is not None:
+                data[name] = onnx.numpy_helper.from_array(values)
+    proto.output.extend("" if not value.name and node.domain else f"o{i}" for i, value in enumerate(node.outputs))
+    proto.attribute.extend(ir.serde.serialize_attribute(a) for a in node.attributes.values() if not a.is_ref())
+    try:
+        found = onnx.shape_inference.infer_node_outputs(
+            schema, proto, types, data, opset_imports=[onnx.helper.make_opsetid(node.domain, opset)]
+        )
+    except Exception as error:
+        raise InferenceError(str(error).strip()) from None
+    result = [_type(found.get(f"o{i}")) for i in range(len(node.outputs))]
+    formula = SHAPES.get(node.op_type) if node.domain == "" else None
+    if formula is not None and result[0] is not None:
+        dtype, shape = result[0]
+        if shape is None or None in shape:
+            exact = formula(attrs, inputs, shape)
+            if exact is not None:
+                result[0] = dtype, tuple(
+                    e if s is None else s for e, s in zip(exact, shape or exact, strict=True)
+                )
+    return result
+
+
+def infer_content(node: ir.Node, inputs: Inputs, attrs: Attrs, output: Type | None) -> tuple[Dim, ...] | None:
+    """Return the elements of a node's small integer output where they follow from what is known of its inputs."""
+    follow = CONTENTS.get(node.op_type) if node.domain == "" else None
+    if follow is None or output is None or output[0] not in _FOLLOWED or not inputs or inputs[0] is None:
+        return None
+    if node.op_type == "Cast" and output[0] == ir.DataType.BOOL:
+        return None
+    return follow(attrs, inputs)
+
+
+_FOLLOWED = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
+
+
+def _type_proto(tensor: Tensor) -> onnx.TypeProto:
+    proto = onnx.TypeProto()
+    proto.tensor_type.elem_type = tensor.dtype.value
+    shape = proto.tensor_type.shape
+    shape.SetInParent()
+    for dim in tensor.shape:
+        if isinstance(dim, int):
+            shape.dim.add().dim_value = dim
+        else:
+            shape.dim.add().dim_param = dim
+    return proto
+
+
+def _type(proto: onnx.TypeProto | None) -> Type | None:
+    if proto is None or proto.WhichOneof("value") != "tensor_type" or not proto.tensor_type.elem_type:
+        return None
+    tensor = proto.tensor_type
+    if not tensor.HasField("shape"):
+        return ir.DataType(tensor.elem_type), None
+    dims: list[Dim | None] = []
+    for dim in tensor.shape.dim:
+        kind = dim.WhichOneof("value")
+        dims.append(None if kind is None else dim.dim_value if kind == "dim_value" else dim.dim_param)
+    return ir.DataType(tensor.elem_type), tuple(dims)
+
+
+def _known_values(tensor: Tensor) -> np.ndarray | None:
+    """Values that ONNX's inference may look at."""
+    if tensor.ints is not None and tensor.dtype in _FOLLOWED:
+        return np.array(tensor.ints, dtype=tensor.dtype.numpy()).reshape(tensor.shape)  # type: ignore[arg-type]
+    const = tensor.const
+    return const if const is not None and const.ndim <= 1 and const.size <= 64 else None
+
+
+# --- sizes that ONNX's inference leaves open ---------------------------------------------------
+
+ShapeFormula = Callable[[Attrs, Inputs, tuple[Dim | None, ...] | None], "tuple[Dim | None, ...] | None"]
+
+
+def _shape(inputs: Inputs, index: int = 0) -> Shape:
+    tensor = inputs[index]
+    assert tensor is not None
+    return tensor.shape
+
+
+def _elements(inputs: Inputs, index: int) -> tuple[Dim, ...] | None:
+    tensor = inputs[index] if index < len(inputs) else None
+    return None if tensor is None else tensor.content
+
+
+def _window(attrs: Attrs, inputs: Inputs, _: object) -> tuple[Dim | None, ...] | None:
+    """Convolution and pooling: ``floor((size + pads - dilation * (kernel - 1) - 1) / stride) + 1``."""
+    x = _shape(inputs)
+    spatial = len(x) - 2
+    weight = _shape(inputs, 1) if len(inputs) > 1 and inputs[1] is not None else None
+    kernel = attrs.get("kernel_shape") or (weight[2:] if weight else None)
+    channels = weight[0] if weight else x[1]
+    if kernel is None:
+        return None
+    strides = attrs.get("strides") or [1] * spatial
+    dilations = attrs.get("dilations") or [1] * spatial
+    auto_pad = attrs.get("auto_pad", "NOTSET")
+    pads = attrs.get("pads") or [0] * (2 * spatial)
+    dims: list[Dim | None] = []
+    for i, size in enumerate(x[2:]):
+        if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+            dims.append(dim_floordiv(dim_add(size, strides[i] - 1), strides[i]))
+        elif attrs.get("ceil_mode", 0) and strides[i] != 1:
+            dims.append(None)  # the last window may be dropped, depending on the size
+        else:
+            reach = dim_add(dim_mul(dilations[i], dim_sub(kernel[i], 1)), 1)
+            padding = 0 if auto_pad == "VALID" else pads[i] + pads[i + spatial]
+            dims.append(dim_add(dim_floordiv(dim_sub(dim_add(size, padding), reach), strides[i]), 1))
+    return (x[0], channels, *dims)
+
+
+def _transposed_window(attrs: Attrs, inputs: Inputs, found: tuple[Dim | None, ...] | None) -> Any:
+    x, weight = _shape(inputs), _shape(inputs, 1)
+    spatial = len(x) - 2
+    if attrs.get("output_shape"):
+        return (x[0], dim_mul(weight[1], attrs.get("group", 1)), *attrs["output_shape"][-spatial:])
+    strides = attrs.get("strides") or [1] * spatial
+    dilations = attrs.get("dilations") or [1] * spatial
+    pads = attrs.get("pads") or [0] * (2 * spatial)
+    extra = attrs.get("output_padding") or [0] * spatial
+    kernel = attrs.get("kernel_shape") or weight[2:]
+    same = attrs.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+    dims = []
+    for i, size in enumerate(x[2:]):
+        reach = dim_add(dim_mul(dilations[i], dim_sub(kernel[i], 1)), 1)
+        full = dim_add(dim_mul(strides[i], dim_sub(size, 1)), extra[i], reach, -(pads[i] + pads[i + spatial]))
+        dims.append(dim_mul(size, strides[i]) if same else full)
+    return (x[0], dim_mul(weight[1], attrs.get("group", 1)), *dims)
+
+
+def _reshape(attrs: Attrs, inputs: Inputs, _: object) -> tuple[Dim | None, ...] | None:
+    x, target = _shape(inputs), _elements(inputs, 1)
+    if target is None:
+        return None
+    dims = [x[i] if d == 0 and not attrs.get("allowzero", 0) else d for i, d in enumerate(target)]
+    if -1 not in dims:
+        return tuple(dims)
+    return tuple(dim_div(size_of(x), size_of(d for d in dims if d != -1)) if d == -1 else d for d in dims)
+
+
+def _flatten(attrs: Attrs, inputs: Inputs, _: object) -> Shape:
+    x = _shape(inputs)
+    axis = attrs.get("axis", 1)
+    axis += len(x) if axis < 0 else 0
+    return size_of(x[:axis]), size_of(x[axis:])
+
+
+def _axes(given: Sequence[int], rank: int) -> list[int]:
+    return [a % rank for a in given]
+
+
+def _slice(_: Attrs, inputs: Inputs, found: tuple[Dim | None, ...] | None) -> tuple[Dim | None, ...] | None:
+    x, starts, ends = _shape(inputs), _elements(inputs, 1), _elements(inputs, 2)
+    if starts is None or ends is None:
+        return None
+    axes = _elements(inputs, 3) or tuple(range(len(starts)))
+    steps = _elements(inputs, 4) or (1,) * len(starts)
+    dims = list(found or [None] * len(x)) if found else list[Dim | None](x)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        assert isinstance(axis, int)
+        size = x[axis]
+        if dims[axis] is None:
+            dims[axis] = _sliced(size, start, end, step)
+    return tuple(dims)
+
+
+_FAR = 2**31 - 1
+
+
+def _sliced(size: Dim, start: Dim, end: Dim, step: Dim) -> Dim | None:
+    """Size of one sliced axis where no clamping is in question."""
+    if step == -1:
+        whole = start in (-1, dim_sub(size, 1)) or (isinstance(start, int) and start >= _FAR)
+        return size if whole and isinstance(end, int) and end <= -_FAR else None
+    if step != 1:
+        return None
+    to_end = end == size or (isinstance(end, int) and end >= _FAR)
+    if isinstance(start, int) and start >= 0 and (to_end or (isinstance(end, int) and end < 0)):
+        return dim_sub(dim_add(size, 0 if to_end else end), start)
+    return end if start == 0 and isinstance(end, str) and dim_sub(size, end) == 0 else None
+
+
+def _concat(attrs: Attrs, inputs: Inputs, found: tuple[Dim | None, ...] | None) -> tuple[Dim | None, ...]:
+    shapes = [t.shape for t in inputs if t is not None]
+    axis = attrs["axis"] % len(shapes[0])
+    dims = list(found or shapes[0])
+    for i, dim in enumerate(dims):
+        if dim is None and i != axis:
+            dims[i] = next((s[i] for s in shapes if isinstance(s[i], int)), shapes[0][i])
+    dims[axis] = dim_add(*(s[axis] for s in shapes))
+    return tuple(dims)
+
+
+def _pad(_: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...] | None:
+    x, pads = _shape(inputs), _elements(inputs, 1)
+    if pads is None:
+        return None
+    axes = _elements(inputs, 3) or tuple(range(len(x)))
+    dims = list(x)
+    for i, axis in enumerate(axes):
+        assert isinstance(axis, int)
+        dims[axis] = dim_add(dims[axis], pads[i], pads[i + len(axes)])
+    return tuple(dims)
+
+
+def _tile(_: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...] | None:
+    repeats = _elements(inputs, 1)
+    return None if repeats is None else tuple(map(dim_mul, _shape(inputs), repeats))
+
+
+def _expand(_: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...] | None:
+    target = _elements(inputs, 1)
+    return None if target is None else broadcast(_shape(inputs), target)
+
+
+def _constant_of_shape(_: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...] | None:
+    return _elements(inputs, 0)
+
+
+def _resize(_: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...] | None:
+    x = _shape(inputs)
+    sizes = _elements(inputs, 3)
+    if sizes is not None and len(sizes) == len(x):
+        return sizes
+    scales = inputs[2].const if len(inputs) > 2 and inputs[2] is not None else None
+    if scales is None or len(scales) != len(x):
+        return None
+    return tuple(dim_mul(d, int(s)) if s == int(s) else None for d, s in zip(x, scales, strict=True))
+
+
+def _blocks(attrs: Attrs, inputs: Inputs, found: object) -> Shape:
+    n, c, h, w = _shape(inputs)
+    b = attrs["blocksize"]
+    return n, dim_floordiv(c, b * b), dim_mul(h, b), dim_mul(w, b)
+
+
+def _unblocks(attrs: Attrs, inputs: Inputs, found: object) -> Shape:
+    n, c, h, w = _shape(inputs)
+    b = attrs["blocksize"]
+    return n, dim_mul(c, b * b), dim_floordiv(h, b), dim_floordiv(w, b)
+
+
+def _broadcast(_: Attrs, inputs: Inputs, found: object) -> Shape:
+    return broadcast(*(t.shape for t in inputs if t is not None))
+
+
+def _matmul(_: Attrs, inputs: Inputs, found: object) -> Shape:
+    a, b = _shape(inputs), _shape(inputs, 1)
+    batch = broadcast(a[:-2], b[:-2])
+    return (*batch, *(a[-2:-1] if len(a) > 1 else ()), *(b[-1:] if len(b) > 1 else ()))
+
+
+#: Operators that act on each element alone, with ONNX's broadcasting among their inputs.
+POINTWISE = frozenset(
+    """Abs Acos Acosh Add And Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater
+    GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or
+    Pow Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh
+    ThresholdedRelu Where Xor""".split()
+)
+
+SHAPES: dict[str, ShapeFormula] = {
+    **dict.fromkeys(POINTWISE, _broadcast),
+    "MatMul": _matmul,
+    "PRelu": lambda attrs, inputs, found: _shape(inputs),
+    "Conv": _window,
+    "MaxPool": _window,
+    "AveragePool": _window,
+    "LpPool": _window,
+    "ConvTranspose": _transposed_window,
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Slice": _slice,
+    "Concat": _concat,
+    "Pad": _pad,
+    "Tile": _tile,
+    "Expand": _expand,
+    "ConstantOfShape": _constant_of_shape,
+    "Resize": _resize,
+    "DepthToSpace": _blocks,
+    "SpaceToDepth": _unblocks,
+}
+
+
+# --- elements of small integer tensors -----------------------------------------------------------
+
+Content = tuple[Dim, ...] | None
+ContentFormula = Callable[[Attrs, Inputs], Content]
+
+
+def _shape_elements(attrs: Attrs, inputs: Inputs) -> Content:
+    return _shape(inputs)[attrs.get("start", 0) : attrs.get("end")]
+
+
+def _same_elements(_: Attrs, inputs: Inputs) -> Content:
+    return _elements(inputs, 0)
+
+
+def _gathered(attrs: Attrs, inputs: Inputs) -> Content:
+    elements, index = _elements(inputs, 0), _elements(inputs, 1)
+    if elements is None or index is None or len(_shape(inputs)) != 1:
+        return None
+    return tuple(elements[i] for i in index if isinstance(i, int))
+
+
+def _sliced_elements(_: Attrs, inputs: Inputs) -> Content:
+    elements = _elements(inputs, 0)
+    bounds = [_elements(inputs, i) for i in (1, 2)]
+    step = _elements(inputs, 4) or (1,)
+    if elements is None or None in bounds or len(_shape(inputs)) != 1:
+        return None
+    start, end = (b[0] for b in bounds if b)
+    if not (isinstance(start, int) and isinstance(end, int) and isinstance(step[0], int)):
+        return None
+    if step[0] < 0 and end < -len(elements):
+        return elements[start :: step[0]]
+    return elements[start : end : step[0]]
+
+
+def _joined(_: Attrs, inputs: Inputs) -> Content:
+    parts = [_elements(inputs, i) for i in range(len(inputs))]
+    if any(p is None for p in parts) or len(_shape(inputs)) != 1:
+        return None
+    return tuple(d for part in parts if part for d in part)
+
+
+def _pointwise(function: Callable[..., Dim | None]) -> ContentFormula:
+    def apply(_: Attrs, inputs: Inputs) -> Content:
+        parts = [_elements(inputs, i) for i in range(len(inputs))]
+        if any(p is None or len(_shape(inputs, i)) > 1 for i, p in enumerate(parts)):
+            return None
+        known = [p for p in parts if p is not None]
+        length = max(map(len, known)) if all(known) else 0
+        if any(len(p) not in (1, length) for p in known):
+            return None
+        results = [function(*(p[i % len(p)] for p in known)) for i in range(length)]
+        return None if None in results else tuple(r for r in results if r is not None)
+
+    return apply
+
+
+def _divided(a: Dim, b: Dim) -> Dim | None:
+    exact = dim_div(a, b)
+    if exact is not None or not isinstance(b, int) or b <= 0:
+        return exact
+    return None if isinstance(a, int) and a < 0 else dim_floordiv(a, b)
+
+
+def _equal(a: Dim, b: Dim) -> Dim | None:
+    if a == b:
+        return 1
+    sizes_never_negative = any(isinstance(d, int) and d < 0 for d in (a, b))
+    both_known = isinstance(a, int) and isinstance(b, int)
+    return 0 if both_known or sizes_never_negative else None
+
+
+def _chosen(condition: Dim, a: Dim, b: Dim) -> Dim | None:
+    return (a if condition else b) if isinstance(condition, int) else None
+
+
+def _filled(attrs: Attrs, inputs: Inputs) -> Content:
+    shape, value = _elements(inputs, 0), attrs.get("value")
+    if shape is None or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] > SMALL:
+        return None
+    return (0 if value is None else int(value.numpy().item()),) * shape[0]
+
+
+def _ranged(_: Attrs, inputs: Inputs) -> Content:
+    bounds = [_elements(inputs, i) for i in range(3)]
+    known = [int(b[0]) for b in bounds if b and isinstance(b[0], int)]
+    if len(known) != 3 or not known[2] or len(range(*known)) > SMALL:
+        return None
+    return tuple(range(*known))
+
+
+CONTENTS: dict[str, ContentFormula] = {
+    "Shape": _shape_elements,
+    "Size": lambda attrs, inputs: (size_of(_shape(inputs)),),
+    "Identity": _same_elements,
+    "Cast": _same_elements,
+    "Reshape": _same_elements,
+    "Squeeze": _same_elements,
+    "Unsqueeze": _same_elements,
+    "Flatten": _same_elements,
+    "Gather": _gathered,
+    "Slice": _sliced_elements,
+    "Concat": _joined,
+    "Add": _pointwise(dim_add),
+    "Sub": _pointwise(dim_sub),
+    "Mul": _pointwise(dim_mul),
+    "Div": _pointwise(_divided),
+    "Neg": _pointwise(lambda a: dim_mul(-1, a)),
+    "Equal": _pointwise(_equal),
+    "Where": _pointwise(_chosen),
+    "ReduceProd": lambda attrs, inputs: None if (e := _elements(inputs, 0)) is None else (size_of(e),),
+    "ConstantOfShape": _filled,
+    "Range": _ranged,
+}

@@ -1,0 +1,165 @@
+"""Normalizing: whatever form a model was written in, it comes out in the one that all else works on."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import NamedTuple
+
+import onnx_ir as ir
+from onnx_ir.passes import PreconditionError
+from onnx_ir.passes.common import (
+    InlinePass,
+    LiftConstantsToInitializersPass,
+    RemoveInitializersFromInputsPass,
+    RemoveUnusedFunctionsPass,
+    RemoveUnusedOpsetsPass,
+    TopologicalSortPass,
+)
+
+from onnxgrad.errors import ModelReadError
+from onnxgrad.model.lift import lift
+from onnxgrad.model.names import give_names, values_of
+from onnxgrad.model.opsets import agree_on_imports
+from onnxgrad.model.tensors import graphs_of, scopes_of
+
+#: What exporters write in place of a name for a size that they do not know. Such sizes are not equal to each other.
+_NO_NAMES = {
+    "",
+    "?",
+    "*",
+    "-1",
+    "none",
+    "null",
+    "nan",
+    "any",
+    "unk",
+    "unknown",
+    "dyn",
+    "dynamic",
+    "undefined",
+    "symbolic",
+}
+
+
+class Declared(NamedTuple):
+    """What the file says about a graph output, which may be wrong. Found in a value's ``meta["declared"]``."""
+
+    type: ir.TypeProtocol | None
+    shape: ir.Shape | None
+
+
+def normalize(model: ir.Model, keep_functions: Container[ir.OperatorIdentifier] = ()) -> ir.Model:
+    """Bring a model, in place, into the working form; what it computes stays the same, to the bit.
+
+    In the working form
+
+    - nodes are in topological order, and every node and value has a name of its own; inputs and outputs keep theirs;
+    - initializers are no inputs;
+    - calls of functions are replaced by their bodies, except those of `keep_functions`;
+    - `ai.onnx` operators are of opset 18 or above;
+    - constants are initializers of their graph, whether weights or ``Constant`` nodes (except those that are outputs);
+    - values that `ai.onnx` operators produce have no type and no shape, since those in a file may be stale; what the
+      file says about graph outputs is kept in ``meta["declared"]`` as `Declared`. Values that others produce keep theirs;
+    - the size of an axis is a number, a name, or None where the name only said that it is unknown.
+
+    No node is removed for being unused, so that any value inside can still be asked for.
+
+    Args:
+        model: a model as `onnxgrad.model.read.read` returns it.
+        keep_functions: the functions to keep, as ``(domain, name, overload)``.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ModelReadError: if a function cannot be inlined, or an operator of an older opset has no equal in the working
+            one; the model is then of no further use.
+    """
+    for step in (
+        TopologicalSortPass(),
+        RemoveInitializersFromInputsPass(),
+        _believe_tensors,
+        _forget_stale_types,
+        _forget_names_for_unknown,
+        give_names,
+        lambda m: _inline(m, keep_functions),
+        give_names,
+        lift,
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        RemoveUnusedFunctionsPass(),
+        RemoveUnusedOpsetsPass(),
+    ):
+        step(model)
+    return model
+
+
+def _believe_tensors(model: ir.Model) -> None:
+    """Give initializers the types and shapes of their data."""
+    for graph in graphs_of(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.type = ir.TensorType(value.const_value.dtype)
+                value.shape = ir.Shape(value.const_value.shape.numpy())
+
+
+def _forget_stale_types(model: ir.Model) -> None:
+    for graph in graphs_of(model):
+        for value in graph.outputs:
+            value.meta["declared"] = Declared(value.type, value.shape)
+        for node in graph:
+            if node.domain == "" and node.op_identifier() not in model.functions:
+                for value in node.outputs:
+                    value.type = value.shape = None
+
+
+def _forget_names_for_unknown(model: ir.Model) -> None:
+    for graph in graphs_of(model):
+        for value in values_of(graph):
+            value.shape = _named_or_unknown(value.shape)
+            declared = value.meta.get("declared")
+            if declared is not None:
+                value.meta["declared"] = Declared(declared.type, _named_or_unknown(declared.shape))
+
+
+def _named_or_unknown(shape: ir.Shape | None) -> ir.Shape | None:
+    if shape is None:
+        return None
+    dims = [None if _says_unknown(dim) else dim for dim in shape]
+    return ir.Shape(dims, denotations=[shape.get_denotation(i) for i in range(len(shape))])
+
+
+def _says_unknown(dim: int | ir.SymbolicDim) -> bool:
+    if isinstance(dim, int):
+        return dim < 0
+    return dim.value is not None and dim.value.strip().lower() in _NO_NAMES
+
+
+def _inline(model: ir.Model, keep: Container[ir.OperatorIdentifier]) -> None:
+    if not model.functions:
+        return
+    if len({scope.opset_imports.get("") for scope in scopes_of(model)}) > 1:
+        lift(model)
+    agree_on_imports(model)
+    _give_each_output_its_node(model)
+    try:
+        InlinePass(lambda function: function.identifier() not in keep)(model)
+    except (PreconditionError, ValueError) as error:
+        raise ModelReadError(
+            f"a function of the model cannot be inlined: {error}; export it without functions"
+        ) from error
+
+
+def _give_each_output_its_node(model: ir.Model) -> None:
+    """Put an Identity where a function returns one of its inputs, or a value twice.
+
+    Inlining gives what a function returns the name that it has for the caller, so it must not have another one there.
+    """
+    for function in model.functions.values():
+        seen = set(function.inputs)
+        for index, value in enumerate(function.outputs):
+            if value in seen:
+                identity = ir.node("Identity", [value])
+                identity.outputs[0].name = f"{value.name}_returned_{index}"
+                function.append(identity)
+                function.outputs[index] = value = identity.outputs[0]
+            seen.add(value)

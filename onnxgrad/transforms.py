@@ -1,0 +1,154 @@
+"""The transforms: a model goes in, the same model goes out with derivatives as further outputs.
+
+All of them take `model` as a path, bytes, an ``onnx.ModelProto`` or an ``ir.Model`` (which they leave as it is) and return an
+``onnx.ModelProto``. `of` and `wrt` are names or lists of names of graph inputs and outputs, initializers (weights), or
+values inside the graph; None means every floating-point graph output, or every floating-point graph input.
+
+Errors that all of them raise:
+    ModelReadError: the source cannot be read as a model.
+    UnknownNameError: a name in `of` or `wrt` is not in the model; the nearest names are given.
+    TensorTypeError: a tensor in `of` or `wrt` is not floating-point, no tensor at all, or of unknown rank.
+    NotDifferentiableError: with every node in the way, why, and what to do.
+    MixedSamplesError: a per-sample derivative was asked for, and samples mix; the node is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+
+from onnxgrad.augmentation import Augmentation, Batched, Index, Mode, Names
+from onnxgrad.model.metadata import Derivative, derivatives
+from onnxgrad.model.read import Source
+from onnxgrad.model.write import to_proto
+
+Keep = bool | Sequence[str]
+
+
+def vjp(
+    model: Source, of: Names = None, wrt: Names = None, *, seeds: str | None = None, keep_outputs: Keep = True
+) -> onnx.ModelProto:
+    """Add vector-Jacobian products: cotangents of outputs go in, cotangents of inputs come out.
+
+    New inputs ``adj_<y>`` are shaped like y, new outputs ``adj_<x>`` like x:
+    ``adj_x = Σ_y (∂y/∂x)ᵀ adj_y``, summed over all of `of`.
+
+    Args:
+        model: the model.
+        of: what to differentiate.
+        wrt: what to differentiate by.
+        seeds: name of a symbolic size; the new inputs and outputs then have one more, leading, axis of that size, for many
+            cotangents in one run.
+        keep_outputs: whether the primal outputs stay; a list of names keeps those.
+    """
+    augmentation = Augmentation(model)
+    augmentation.vjp(of, wrt, seeds)
+    return to_proto(augmentation.finish(keep_outputs))
+
+
+def jvp(
+    model: Source, of: Names = None, wrt: Names = None, *, seeds: str | None = None, keep_outputs: Keep = True
+) -> onnx.ModelProto:
+    """Add Jacobian-vector products: tangents of inputs go in, tangents of outputs come out.
+
+    New inputs ``fwd_<x>`` are shaped like x, new outputs ``fwd_<y>`` like y:
+    ``fwd_y = Σ_x (∂y/∂x) fwd_x``, summed over all of `wrt`. The arguments are those of `vjp`.
+    """
+    augmentation = Augmentation(model)
+    augmentation.jvp(of, wrt, seeds)
+    return to_proto(augmentation.finish(keep_outputs))
+
+
+def gradient(
+    model: Source,
+    of: Names = None,
+    wrt: Names = None,
+    *,
+    index: Index = None,
+    batched: Batched = "auto",
+    keep_outputs: Keep = True,
+) -> onnx.ModelProto:
+    """Add gradients ``grad_<y>_<x>``, shaped like x, of outputs that are one number, in all or per sample.
+
+    Args:
+        model: the model.
+        of: what to differentiate.
+        wrt: what to differentiate by.
+        index: picks one element of a wider output: its position (in the flattened output of one sample, or one position per
+            axis), or ``"max"`` for the largest one, e.g. the predicted class (the first of several equal ones).
+        batched: as in `jacobian`.
+        keep_outputs: whether the primal outputs stay; a list of names keeps those.
+
+    Raises:
+        TensorTypeError: if an output has more than one element (per sample) and no `index` is given.
+    """
+    augmentation = Augmentation(model)
+    augmentation.gradient(of, wrt, index, batched)
+    return to_proto(augmentation.finish(keep_outputs))
+
+
+def jacobian(
+    model: Source,
+    of: Names = None,
+    wrt: Names = None,
+    *,
+    batched: Batched = "auto",
+    mode: Mode = "auto",
+    keep_outputs: Keep = True,
+) -> onnx.ModelProto:
+    """Add Jacobians ``jac_<y>_<x>``: of shape ``(N, *y, *x)`` per sample, else ``(*y, *x)``.
+
+    Args:
+        model: the model.
+        of: what to differentiate.
+        wrt: what to differentiate by.
+        batched: True: per sample, where axis 0 of y and x holds N samples and it is proven that they do not mix.
+            False: in full. ``"auto"``: per sample where the size of both axes 0 is symbolic, else in full.
+        mode: ``"reverse"`` (one sweep per output element), ``"forward"`` (one per input element), or ``"auto"``: the one with
+            fewer floating-point operations, counted.
+        keep_outputs: whether the primal outputs stay; a list of names keeps those.
+    """
+    augmentation = Augmentation(model)
+    augmentation.jacobian(of, wrt, batched, mode)
+    return to_proto(augmentation.finish(keep_outputs))
+
+
+def hessian(
+    model: Source,
+    of: Names = None,
+    wrt: Names = None,
+    *,
+    index: Index = None,
+    batched: Batched = "auto",
+    keep_outputs: Keep = True,
+) -> onnx.ModelProto:
+    """Add Hessians ``hess_<y>_<x1>_<x2>`` of outputs that are one number, for all pairs of `wrt`.
+
+    They have shape ``(N, *x1, *x2)`` per sample, else ``(*x1, *x2)``, and are the forward-mode Jacobian of the gradient. The
+    arguments are those of `gradient`.
+    """
+    augmentation = Augmentation(model)
+    augmentation.hessian(of, wrt, index, batched)
+    return to_proto(augmentation.finish(keep_outputs))
+
+
+def hvp(
+    model: Source,
+    of: Names = None,
+    wrt: Names = None,
+    *,
+    index: Index = None,
+    batched: Batched = "auto",
+    keep_outputs: Keep = True,
+) -> onnx.ModelProto:
+    """Add Hessian-vector products: new inputs ``fwd_<x>``, new outputs ``hvp_<y>_<x>``, both shaped like x.
+
+    ``hvp_y_x1 = Σ_x2 (∂²y/∂x1∂x2) fwd_x2``, without forming the Hessian. The arguments are those of `gradient`.
+    """
+    augmentation = Augmentation(model)
+    augmentation.hvp(of, wrt, index, batched)
+    return to_proto(augmentation.finish(keep_outputs))
+
+
+__all__ = ["Derivative", "derivatives", "gradient", "hessian", "hvp", "jacobian", "jvp", "vjp"]
