@@ -33,11 +33,13 @@ class Case:
         inputs: arrays (None: absent); float64 ones are differentiated by, all others are constants.
         attrs: attributes.
         fixed: positions of float64 inputs that become constants (initializers), and are not differentiated by.
+        fed: positions of inputs that are no float64 and are fed all the same, so that they are not known before run time.
         outputs: number of outputs; `of` those to be differentiated (None: all floating-point ones).
         smooth: whether the second derivative exists at the point and is checked too.
         dynamic: whether the case is repeated with every size of every fed input symbolic.
         opset: opset of the model; domain of the operator.
         label: what sets the case apart, for its name.
+        differences: tolerance against differences, wider only for kernels that compute in float32 inside.
         float32: relative tolerance of the derivative in float32 in onnxruntime against float64; None: do not run.
     """
 
@@ -45,6 +47,7 @@ class Case:
     inputs: Sequence[np.ndarray | None]
     attrs: dict[str, Any] = field(default_factory=dict)
     fixed: Sequence[int] = ()
+    fed: Sequence[int] = ()
     outputs: int = 1
     of: Sequence[int] | None = None
     smooth: bool = True
@@ -53,6 +56,7 @@ class Case:
     domain: str = ""
     label: str = ""
     float32: float | None = 1e-4
+    differences: float = DIFFERENCES
 
     @property
     def name(self) -> str:
@@ -71,6 +75,8 @@ def make_model(case: Case, dtype: type = np.float64, dynamic: bool = False) -> o
         if _is_wrt(case, i):
             shape = [f"{name}_{a}" for a in range(array.ndim)] if dynamic else array.shape
             inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape))
+        elif i in case.fed:
+            inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape))
         else:
             array = array.astype(dtype) if array.dtype == np.float64 else array
             constants.append(onnx.numpy_helper.from_array(array, name))
@@ -96,6 +102,12 @@ def _is_wrt(case: Case, i: int) -> bool:
     return array is not None and array.dtype == np.float64 and i not in case.fixed
 
 
+def _feeds(case: Case, dtype: type = np.float64) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Everything that is fed, and the names of what is differentiated by."""
+    wrt = {f"x{i}": a.astype(dtype) for i, a in enumerate(case.inputs) if a is not None and _is_wrt(case, i)}
+    return {**wrt, **{f"x{i}": a for i, a in enumerate(case.inputs) if a is not None and i in case.fed}}, list(wrt)
+
+
 class Erf(OpRun):
     """ONNX's reference computes `Erf` in float32 whatever the input; differences need it in float64."""
 
@@ -103,6 +115,17 @@ class Erf(OpRun):
 
     def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
         return (scipy.special.erf(x),)
+
+
+class Gelu(OpRun):
+    """The same for `Gelu`."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, approximate: str | None = None) -> tuple[np.ndarray]:
+        if approximate == "tanh":
+            return (0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),)
+        return (0.5 * x * (1 + scipy.special.erf(x / np.sqrt(2))),)
 
 
 class Runner:
@@ -119,7 +142,7 @@ class Runner:
         except Exception:
             if only_runtime:
                 raise
-            evaluator = ReferenceEvaluator(model, new_ops=[Erf])
+            evaluator = ReferenceEvaluator(model, new_ops=[Erf, Gelu])
             self._run = lambda feeds: evaluator.run(None, feeds)
 
     def __call__(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -169,13 +192,12 @@ def check_rule(case: Case) -> None:
 
 
 def _check_point(case: Case, model: onnx.ModelProto, rng: np.random.Generator) -> None:
-    feeds = {f"x{i}": a for i, a in enumerate(case.inputs) if a is not None and _is_wrt(case, i)}
+    feeds, wrt = _feeds(case)
     plain = Runner(model)
     primal = plain(feeds)
     of = [f"y{i}" for i in (range(case.outputs) if case.of is None else case.of)]
     of = [y for y in of if primal[y].dtype == np.float64]
     assert of, "nothing to differentiate"
-    wrt = list(feeds)
 
     cts = {y: rng.normal(size=primal[y].shape) for y in of}
     tangents = {x: rng.normal(size=feeds[x].shape) for x in wrt}
@@ -194,7 +216,7 @@ def _check_point(case: Case, model: onnx.ModelProto, rng: np.random.Generator) -
             scale = max(1.0, float(np.abs(adjoints[x]).sum()))
             exact = inner({x: adjoints[x]}, direction)
             assert adjoints[x].shape == feeds[x].shape, f"adj_{x} has shape {adjoints[x].shape}"
-            assert abs(exact - numeric) <= DIFFERENCES * scale, f"adj_{x}: {exact} but differences give {numeric}"
+            assert abs(exact - numeric) <= case.differences * scale, f"adj_{x}: {exact} but differences give {numeric}"
 
     forward = Runner(onnxgrad.jvp(model, of, wrt))({**feeds, **{f"fwd_{x}": t for x, t in tangents.items()}})
     pushed = {y: forward[f"fwd_{y}"] for y in of}
@@ -227,7 +249,7 @@ def _check_seeds(model, feeds, of, wrt, cts, tangents, adjoints, pushed, rng) ->
 def _check_second_order(model: onnx.ModelProto, feeds: dict[str, np.ndarray], rng: np.random.Generator) -> None:
     """The VJP of a VJP, with respect to the point and the cotangent, against differences of the VJP."""
     run = Runner(model)
-    of, wrt = run.names, list(feeds)
+    of, wrt = run.names, [name for name, value in feeds.items() if value.dtype == np.float64]
     cts = {y: rng.normal(size=value.shape) for y, value in run(feeds).items()}
     with warnings.catch_warnings():  # linear rules have second derivatives that are zero
         warnings.simplefilter("ignore", onnxgrad.DisconnectedWarning)
@@ -249,14 +271,14 @@ def _check_float32(case: Case, rng: np.random.Generator) -> None:
     results = []
     for dtype in (np.float64, np.float32):
         model = make_model(case, dtype)
-        feeds = {f"x{i}": a.astype(dtype) for i, a in enumerate(case.inputs) if a is not None and _is_wrt(case, i)}
+        feeds, wrt = _feeds(case, dtype)
         of = [f"y{i}" for i in (range(case.outputs) if case.of is None else case.of)]
         plain = Runner(model)(feeds)
         of = [y for y in of if plain[y].dtype == dtype]
-        run = Runner(onnxgrad.vjp(model, of, list(feeds)), only_runtime=dtype == np.float32)
+        run = Runner(onnxgrad.vjp(model, of, wrt), only_runtime=dtype == np.float32)
         cts = {f"adj_{y}": np.cos(np.arange(plain[y].size)).reshape(plain[y].shape).astype(dtype) for y in of}
         found = run({**feeds, **cts})
-        results.append({x: found[f"adj_{x}"] for x in feeds})
+        results.append({x: found[f"adj_{x}"] for x in wrt})
     for x, expected in results[0].items():
         assert results[1][x].dtype == np.float32
         close(results[1][x], expected, case.float32, f"adj_{x} in float32")

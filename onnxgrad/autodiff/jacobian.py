@@ -6,36 +6,20 @@ seeds for one sample only: since samples do not mix, the same seed serves all of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
+from onnxgrad.autodiff.chain import chain_jacobian, find_chain
 from onnxgrad.autodiff.cost import elements, live_flops
+from onnxgrad.autodiff.seeds import identity_seeds
 from onnxgrad.autodiff.sweep import Seeded, sweep_back, sweep_forward
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.dims import Dim, Shape, size_of
+from onnxgrad.graph.dims import Shape
 from onnxgrad.graph.tensor import Tensor
 
 #: How much cheaper one mode must be by the number of seeds alone that the other is not even tried.
 _CLEAR = 8.0
-
-
-def identity_seeds(op: Builder, x: Tensor, batched: bool) -> tuple[Tensor, Dim | None]:
-    """Return seeds for all elements of `x` (of one sample of it, if batched), shape ``(S, *x.shape)``, and S.
-
-    With a single element there is no axis of seeds (S is None), and the seeds are ones.
-    """
-    inner = x.shape[1:] if batched else x.shape
-    count = size_of(inner)
-    if count == 1:
-        return op.full(x.shape, 1, x.dtype), None
-    if isinstance(count, int):
-        eye = op.eye(count, x.dtype)
-    else:
-        side = op.size(count)
-        eye = op.EyeLike(op.ConstantOfShape(op.Concat(side, side, axis=0)), dtype=x.dtype, shape=(count, count))
-    one: Shape = (1,) if batched else ()
-    return op.spread(op.reshape(eye, (count, *one, *inner)), (count, *x.shape)), count
 
 
 def jacobian_shape(y: Tensor, x: Tensor, batched: bool) -> Shape:
@@ -80,23 +64,37 @@ def forward_jacobian(
 def cheapest_jacobians(
     op: Builder, nodes: Sequence[ir.Node], y: Tensor, xs: Sequence[Tensor], batched: bool, mode: str
 ) -> tuple[list[Tensor], str]:
-    """Return the Jacobians of `y` with respect to `xs` and the mode that was taken.
+    """Return the Jacobians of `y` with respect to `xs`, and the mode that was taken.
 
-    With ``mode="auto"`` both are written and their floating-point operations counted, except where the numbers of
-    seeds alone decide; what is not taken is dropped with all other unneeded nodes.
+    With ``mode="auto"``, every mode that can be the cheapest is written and its floating-point operations are counted; what is
+    not taken is dropped with all other unneeded nodes. The modes are "reverse", "forward", and "mixed" for a product of
+    local Jacobians (see `onnxgrad.autodiff.chain`).
     """
-    seeds_back = elements(y.shape[1:] if batched else y.shape)
-    seeds_forward = max(sum(elements(x.shape[1:] if batched else x.shape) for x in xs), 1)
-    results: dict[str, tuple[float, list[Tensor]]] = {}
+    modes: dict[str, Callable[[], list[Tensor]]] = {
+        "reverse": lambda: reverse_jacobian(op, nodes, y, xs, batched),
+        "forward": lambda: [forward_jacobian(op, nodes, [y], x, batched)[0] for x in xs],
+    }
+    if mode != "auto":
+        return modes[mode](), mode
+    back = elements(y.shape[1:] if batched else y.shape)
+    ahead = sum(elements(x.shape[1:] if batched else x.shape) for x in xs)
+    if back <= 1 or back * _CLEAR <= ahead:
+        del modes["forward"]
+    elif ahead * _CLEAR <= back:
+        del modes["reverse"]
+    if len(xs) == 1 and min(back, ahead) > 1:
+        chain = find_chain(op, nodes, y, xs[0], batched)
+        if chain.is_mixed:
+            shape = jacobian_shape(y, xs[0], batched)
+            modes["mixed"] = lambda: [op.reshape(chain_jacobian(op, chain), shape)]
+    if len(modes) == 1:
+        ((chosen, write),) = modes.items()
+        return write(), chosen
     start = len(op.nodes)
-    if mode == "reverse" or (mode == "auto" and seeds_back < _CLEAR * seeds_forward):
-        found = reverse_jacobian(op, nodes, y, xs, batched)
-        results["reverse"] = live_flops(op, op.nodes[start:], [t.value for t in found]), found
-    if mode == "forward" or (mode == "auto" and seeds_back > seeds_forward / _CLEAR and seeds_back > 1):
-        found = [forward_jacobian(op, nodes, [y], x, batched)[0] for x in xs]
-        results["forward"] = live_flops(op, op.nodes[start:], [t.value for t in found]), found
-    chosen = min(results, key=lambda name: results[name][0])
-    return results[chosen][1], chosen
+    results = {name: write() for name, write in modes.items()}
+    counts = {name: live_flops(op, op.nodes[start:], [t.value for t in found]) for name, found in results.items()}
+    chosen = min(counts, key=lambda name: counts[name])
+    return results[chosen], chosen
 
 
 def second_derivatives(

@@ -11,27 +11,41 @@ from onnxgrad.rules.registry import REGISTRY
 from onnxgrad.rules.samples import Mixed, Samples
 
 
-def mixing_node(op: Builder, activity: Activity, wrt: ir.Value, of: ir.Value) -> str | None:
-    """Return None if sample i of `of` depends on sample i of `wrt` alone (axis 0 of both), else where that fails.
+def follow_samples(
+    op: Builder, activity: Activity, wrt: ir.Value
+) -> tuple[dict[ir.Value, Samples], str | None]:
+    """Follow axis 0 of `wrt` through the nodes of `activity`.
 
-    `activity` is that of the two values; its nodes are followed in order.
+    Returns where the samples lie in each value they reach, and, if they meet somewhere, the node and how.
     """
     places: dict[ir.Value, Samples] = {wrt: Samples(0)}
     for node in activity.nodes:
         view = op.view(node)
         rule = REGISTRY.get(view.operator)
         entering = [
-            places.get(v) if v is not None and not (rule and rule.is_zero(i)) else None for i, v in enumerate(node.inputs)
+            places.get(v) if v is not None and not (rule and rule.is_zero(i)) else None
+            for i, v in enumerate(node.inputs)
         ]
         if not any(entering):
             continue
         where = f"node {view.name!r} ({view.operator})"
         if rule is None or rule.follow is None:
-            return f"{where}: how samples pass through this operator is not known"
+            return places, f"{where}: how samples pass through this operator is not known"
         try:
             places.update((v, s) for v, s in zip(node.outputs, rule.follow(view, entering), strict=True) if s)
         except Mixed as mixed:
-            return f"{where}: {mixed}"
+            return places, f"{where}: {mixed}"
+    return places, None
+
+
+def mixing_node(op: Builder, activity: Activity, wrt: ir.Value, of: ir.Value) -> str | None:
+    """Return None if sample i of `of` depends on sample i of `wrt` alone (axis 0 of both), else where that fails.
+
+    `activity` is that of the two values.
+    """
+    places, mixed = follow_samples(op, activity, wrt)
+    if mixed is not None:
+        return mixed
     arrived = places.get(of)
     if arrived is None or arrived == Samples(0):
         return None

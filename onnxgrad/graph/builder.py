@@ -168,6 +168,8 @@ class Builder:
         if outputs == 1:
             simpler = simplify.simplify(self, op_type, operands, given)
             if simpler is not None:
+                if shape is not None:
+                    self.retype(simpler, shape)
                 return (simpler,)
         return self._emit_shared(op_type, operands, given, outputs, shape)
 
@@ -225,6 +227,9 @@ class Builder:
 
     def constant(self, value: Any, dtype: ir.DataType | None = None) -> Tensor:
         """Return a constant (an initializer; equal ones are shared)."""
+        plain = (type(value), repr(value), dtype) if isinstance(value, (bool, int, float)) else None
+        if plain in self._constants:
+            return self._constants[plain]
         array = np.asarray(value) if dtype is None else np.asarray(value).astype(dtype.numpy())
         tensor = ir.tensor(array, dtype=dtype)
         key = (tensor.dtype, array.shape, array.tobytes())
@@ -235,6 +240,8 @@ class Builder:
             self.model.graph.register_initializer(initializer)
             known = self._constants[key] = self._register(initializer, (tensor.dtype, array.shape))  # type: ignore[assignment]
         assert known is not None
+        if plain is not None:
+            self._constants[plain] = known
         return known
 
     def eye(self, n: int, dtype: ir.DataType) -> Tensor:
@@ -448,6 +455,7 @@ class Builder:
         value = ir.Value(name=self._unique("onnxgrad/symbol", self._names))
         tensor = Tensor(self, like.dtype, like.shape, value)
         self._tensors[value] = tensor
+        self._phantoms.add(value)
         return tensor
 
     def named_identity(self, x: Tensor) -> ir.Value:
@@ -480,8 +488,7 @@ class Builder:
                 live.append(node)
         assert all(v not in self._phantoms for node in live for v in node.outputs), "a placeholder survived"
         self.model.graph.extend(reversed(live))
-        for tensor in self._constants.values():
-            value = tensor.value
+        for value in {tensor.value for tensor in self._constants.values()}:
             if not value.uses() and value not in needed:
                 self.model.graph.initializers.pop(value.name)  # type: ignore[arg-type]
         self.nodes = []

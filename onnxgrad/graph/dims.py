@@ -1,8 +1,9 @@
 """Sizes of axes: integers, or exact arithmetic on symbolic names.
 
-A `Dim` is an ``int``, or a ``str`` such as ``"N"`` or ``"2*N*H+1"``: a polynomial with integer coefficients over atoms, in one
-canonical spelling, so that two sizes are known to be equal exactly where their `Dim` are equal. Atoms are names from the
-model, and floor divisions such as ``(H+1)//2``. Text that is no such polynomial is an atom of its own.
+A `Dim` is an ``int``, or a ``str`` such as ``"N"`` or ``"2*N*H+1"``: a polynomial with integer coefficients over atoms, in
+one canonical spelling, so that two sizes are known to be equal exactly where their `Dim` are equal. Atoms are names from the
+model, floor divisions such as ``((H+1)//2)``, and ``broadcast(A,B)``. Any other text is an atom too, in braces where
+it is part of a longer expression.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ Dim = int | str
 Shape = tuple[Dim, ...]
 
 _Poly = dict[tuple[str, ...], int]
-_TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][\w.]*)|(//|[-+*()]))")
+_TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][\w.]*)|(\{[^{}]*\}|//|[-+*()]))")
 
 
 def dim_mul(*dims: Dim) -> Dim:
@@ -71,12 +72,12 @@ def size_of(shape: Iterable[Dim]) -> Dim:
 
 def atoms_of(dim: Dim) -> frozenset[str]:
     """Return the atoms that a size is made of."""
-    return frozenset() if isinstance(dim, int) else frozenset(a for term in _parse(dim) for a in term)
+    return frozenset() if isinstance(dim, int) else frozenset(_bare(a) for term in _parse(dim) for a in term)
 
 
 def terms_of(dim: Dim) -> list[tuple[int, tuple[str, ...]]]:
     """Return a size as a sum of ``(coefficient, atoms)``."""
-    return [(c, atoms) for atoms, c in _parse(dim).items()]
+    return [(c, tuple(map(_bare, atoms))) for atoms, c in _parse(dim).items()]
 
 
 def division_of(atom: str) -> tuple[Dim, int] | None:
@@ -193,6 +194,8 @@ def _spell(poly: _Poly) -> Dim:
         return 0
     if not terms[0][0]:
         return terms[0][1]
+    if terms == [(terms[0][0][:1], 1)]:
+        return _bare(terms[0][0][0])
     text = ""
     for atoms, c in terms:
         factors = ([] if abs(c) == 1 and atoms else [str(abs(c))]) + list(atoms)
@@ -216,8 +219,13 @@ def _parse_text(text: str) -> tuple[tuple[tuple[str, ...], int], ...]:
             tokens.append(text[match.start() : position].strip())
         poly = _Parser(tokens).whole()
     except (ValueError, IndexError):
-        poly = {(text,): 1}
+        poly = {(f"{{{text}}}",): 1}
     return tuple(poly.items())
+
+
+def _bare(atom: str) -> str:
+    """Return the name of an atom: one that is no identifier stands in braces within a longer expression."""
+    return atom[1:-1] if atom.startswith("{") else atom
 
 
 def _parse(dim: Dim) -> _Poly:
@@ -266,7 +274,7 @@ class _Parser:
         if token.isdigit():
             return {(): int(token)}
         if token != "(":
-            if not re.match(r"[A-Za-z_]", token):
+            if not re.match(r"[A-Za-z_{]", token):
                 raise ValueError(token)
             return {(token,): 1}
         poly = self.sum()

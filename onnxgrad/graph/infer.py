@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxgrad.graph.dims import Dim, Shape, broadcast, dim_add, dim_div, dim_floordiv, dim_mul, dim_sub, size_of
+from onnxgrad.graph.equation import sizes_of, terms_of
 from onnxgrad.graph.tensor import SMALL, Tensor
 
 #: Element type and shape of a tensor; a shape may hold None for a size that is not known.
@@ -68,9 +69,14 @@ def infer_types(
     except Exception as error:
         raise InferenceError(str(error).strip()) from None
     result = [_type(found.get(f"o{i}")) for i in range(len(node.outputs))]
+    if result and result[0] is None and (schema.has_function or schema.has_context_dependent_function):
+        found = _infer_through_body(proto, types, data, opset)
+        result = [_type(found.get(f"o{i}")) for i in range(len(node.outputs))]
     formula = SHAPES.get(node.op_type) if node.domain == "" else None
     if formula is not None and result[0] is not None:
         dtype, shape = result[0]
+        if node.op_type == "Einsum":
+            shape = None  # ONNX overlooks that an axis may be broadcast
         if shape is None or None in shape:
             exact = formula(attrs, inputs, shape)
             if exact is not None:
@@ -78,6 +84,21 @@ def infer_types(
                     e if s is None else s for e, s in zip(exact, shape or exact, strict=True)
                 )
     return result
+
+
+def _infer_through_body(
+    node: onnx.NodeProto, types: dict[str, onnx.TypeProto], data: dict[str, onnx.TensorProto], opset: int
+) -> dict[str, onnx.TypeProto]:
+    """Types of an operator that has no inference of its own but is defined by others: only whole models are expanded."""
+    inputs = [onnx.helper.make_value_info(name, types[name]) for name in node.input if name]
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+    constants = [onnx.TensorProto.FromString(t.SerializeToString()) for t in data.values()]
+    for name, constant in zip(data, constants, strict=True):
+        constant.name = name
+    graph = onnx.helper.make_graph([node], "g", inputs, outputs, constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(node.domain, opset)])
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return {value.name: value.type for value in inferred.graph.output}
 
 
 def infer_content(node: ir.Node, inputs: Inputs, attrs: Attrs, output: Type | None) -> tuple[Dim, ...] | None:
@@ -300,6 +321,13 @@ def _unblocks(attrs: Attrs, inputs: Inputs, found: object) -> Shape:
     return n, dim_mul(c, b * b), dim_floordiv(h, b), dim_floordiv(w, b)
 
 
+def _einsum(attrs: Attrs, inputs: Inputs, found: object) -> Shape:
+    shapes = [_shape(inputs, i) for i in range(len(inputs))]
+    terms, output = terms_of(attrs["equation"], [len(s) for s in shapes])
+    sizes = sizes_of(terms, shapes)
+    return tuple(sizes[letter] for letter in output)
+
+
 def _broadcast(_: Attrs, inputs: Inputs, found: object) -> Shape:
     return broadcast(*(t.shape for t in inputs if t is not None))
 
@@ -321,6 +349,7 @@ POINTWISE = frozenset(
 SHAPES: dict[str, ShapeFormula] = {
     **dict.fromkeys(POINTWISE, _broadcast),
     "MatMul": _matmul,
+    "Einsum": _einsum,
     "PRelu": lambda attrs, inputs, found: _shape(inputs),
     "Conv": _window,
     "MaxPool": _window,

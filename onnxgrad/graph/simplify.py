@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph.dims import Dim, Shape, broadcast, dim_div, size_of
+from onnxgrad.graph.equation import equation_of, sizes_of, terms_of
 from onnxgrad.graph.infer import POINTWISE
 from onnxgrad.graph.tensor import Tensor
 
@@ -84,6 +85,36 @@ def matmul_zero(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tenso
     if a.rank < 2 or b.rank < 2 or (a.scalar != 0 and b.scalar != 0):
         return None
     return op.full((*broadcast(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), 0, a.dtype)
+
+
+def einsum_spread(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor | None:
+    """An axis that an operand was spread along leaves its term, unless it is summed and no other operand has all of it."""
+    tensors = _tensors(operands)
+    if all(t.spread is None for t in tensors):
+        return None
+    terms, output = terms_of(attrs["equation"], [t.rank for t in tensors])
+    sizes = sizes_of(terms, [t.shape for t in tensors])
+    before = list(terms)
+    for i, x in enumerate(tensors):
+        if x.spread is None:
+            continue
+        full = (1,) * (x.rank - x.spread.rank) + x.spread.shape
+        others = [p for k in range(len(tensors)) if k != i for p in zip(terms[k], tensors[k].shape, strict=True)]
+        gone = [
+            axis
+            for axis, c in enumerate(terms[i])
+            if full[axis] == 1 != x.shape[axis] and terms[i].count(c) == 1 and (c in output or (c, x.shape[axis]) in others)
+        ]
+        if gone:
+            kept = [a for a in range(x.rank) if a not in gone]
+            terms[i] = "".join(terms[i][a] for a in kept)
+            tensors[i] = op.spread(op.reshape(x.spread, [full[a] for a in kept]), [x.shape[a] for a in kept])
+    if terms == before:
+        return None
+    rest = "".join(c for c in output if any(c in term for term in terms))
+    result = op.Einsum(*tensors, equation=equation_of(terms, rest))
+    result = op.unsqueeze(result, [i - len(output) for i, c in enumerate(output) if c not in rest])
+    return op.spread(result, [sizes[c] for c in output])
 
 
 def transpose_spread(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor | None:
@@ -305,6 +336,7 @@ REWRITES: dict[str, tuple[Rewrite, ...]] = {
     "Not": (not_constant,),
     "Cast": (cast_same,),
     "MatMul": (matmul_identity, matmul_zero, matmul_spread),
+    "Einsum": (einsum_spread,),
     "Transpose": (transpose_spread, transpose_transpose),
     "Reshape": (reshape_known,),
     "ReduceSum": (sum_spread,),

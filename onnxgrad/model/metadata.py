@@ -84,7 +84,8 @@ def _recorded(model: ir.Model) -> list[Derivative]:
 
 
 def _derivative(fields: dict[str, Any]) -> Derivative:
-    item = Derivative(**{name: tuple(field) if isinstance(field, list) else field for name, field in fields.items()})
+    values: dict[str, Any] = {name: tuple(f) if isinstance(f, list) else f for name, f in fields.items()}
+    item = Derivative(**values)
     if not all(isinstance(field, str) for field in (item.kind, item.of, item.output)):
         raise TypeError(f"{item} lacks names")
     return item

@@ -44,7 +44,7 @@ def give_names(model: ir.Model) -> None:
 
 
 def _is_left_out(value: ir.Value, functions: Container[ir.OperatorIdentifier]) -> bool:
-    """Return whether `value` stands for an optional output that its operator leaves out; functions have all of theirs."""
+    """Return whether `value` is an optional output that its operator leaves out; a function has all of its own."""
     node = value.producer()
     if value.name or value.uses() or value.is_graph_output() or node is None:
         return False

@@ -22,23 +22,8 @@ from onnxgrad.model.names import give_names, values_of
 from onnxgrad.model.opsets import agree_on_imports
 from onnxgrad.model.tensors import graphs_of, scopes_of
 
-#: What exporters write in place of a name for a size that they do not know. Such sizes are not equal to each other.
-_NO_NAMES = {
-    "",
-    "?",
-    "*",
-    "-1",
-    "none",
-    "null",
-    "nan",
-    "any",
-    "unk",
-    "unknown",
-    "dyn",
-    "dynamic",
-    "undefined",
-    "symbolic",
-}
+#: What people and exporters write for a size that they do not know. Two such sizes need not be the same.
+_NO_NAMES = {"", "?", "*", "-1", "none", "null", "nan", "any", "unk", "unknown", "dyn", "dynamic", "undefined"}
 
 
 class Declared(NamedTuple):
@@ -59,7 +44,7 @@ def normalize(model: ir.Model, keep_functions: Container[ir.OperatorIdentifier] 
     - `ai.onnx` operators are of opset 18 or above;
     - constants are initializers of their graph, whether weights or ``Constant`` nodes (except those that are outputs);
     - values that `ai.onnx` operators produce have no type and no shape, since those in a file may be stale; what the
-      file says about graph outputs is kept in ``meta["declared"]`` as `Declared`. Values that others produce keep theirs;
+      file says about graph outputs is kept in ``meta["declared"]`` as `Declared`. Values of other domains keep theirs;
     - the size of an axis is a number, a name, or None where the name only said that it is unknown.
 
     No node is removed for being unused, so that any value inside can still be asked for.
@@ -86,7 +71,7 @@ def normalize(model: ir.Model, keep_functions: Container[ir.OperatorIdentifier] 
         give_names,
         lift,
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        RemoveUnusedFunctionsPass(),
+        RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         RemoveUnusedOpsetsPass(),
     ):
         step(model)

@@ -66,21 +66,25 @@ def _load(path: str | os.PathLike[str], where: str) -> onnx.ModelProto:
         raise ModelReadError(f"{where} cannot be read: {error.strerror or error}; check its permissions") from error
     except Exception as error:  # each of the forms has a parse error of its own
         with open(path, "rb") as file:
-            raise _not_onnx(where, file.read(64)) from error
+            raise _not_onnx_but(where, file.read(64)) from error
 
 
 def _parse(content: bytes, where: str) -> onnx.ModelProto:
     try:
         return onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's DecodeError, of which onnx has no name
-        raise _not_onnx(where, content[:64]) from error
+        raise _not_onnx_but(where, content[:64]) from error
 
 
-def _not_onnx(where: str, start: bytes) -> ModelReadError:
+def _not_onnx_but(where: str, start: bytes) -> ModelReadError:
     if start.startswith(b"version https://git-lfs"):
         return ModelReadError(f"{where} only points to a file in Git LFS; fetch the file itself with `git lfs pull`")
+    return _not_onnx(where, f"it begins with {start[:16]!r}")
+
+
+def _not_onnx(where: str, sign: str) -> ModelReadError:
     return ModelReadError(
-        f"{where} is not an ONNX model, or is damaged or cut off (it begins with {start[:16]!r}); "
+        f"{where} is not an ONNX model, or is damaged or cut off ({sign}); "
         "give an .onnx file, and fetch or export it again if it is one"
     )
 
@@ -89,7 +93,7 @@ def _deserialize(proto: onnx.ModelProto, where: str, folder: str | None) -> ir.M
     """Return the model in `proto`, which is used up; `folder` is where its external data lies, if that is known."""
     # Protobuf skips what it does not know, so that nearly anything may parse: as a message with nothing in it.
     if not proto.HasField("graph") or not (proto.ir_version or proto.opset_import):
-        raise _not_onnx(where, proto.SerializeToString()[:64])
+        raise _not_onnx(where, "it has no graph")
     _check_names(proto, where)
     aside = maps.put_aside(proto.graph)
     try:

@@ -17,8 +17,8 @@ class Port:
     Attributes:
         name: its name.
         kind: ``"tensor"``, ``"sparse tensor"``, ``"sequence"``, ``"map"``, ``"optional"``, or ``"unknown"``.
-        dtype: type of the elements; strings are objects, and types that numpy has not are those of `ml_dtypes`. None where
-            it is not known, and for what has a map in it.
+        dtype: type of the elements; strings are objects, and types that numpy has not are those of `ml_dtypes`. None
+            where it is not known, and for what has a map in it.
         shape: of a tensor, the size of each axis: a number, a name, or None; or None as a whole where the rank is not
             known, and for what is no tensor.
     """

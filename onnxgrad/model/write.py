@@ -84,7 +84,7 @@ def write(
 
 @contextlib.contextmanager
 def write_all_or_nothing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give the path of a temporary file to write to, with the suffix of `path`; in the end it takes the place of `path`.
+    """Give the path of a temporary file to write, with the suffix of `path`; in the end it takes the place of `path`.
 
     If the body raises, the file at `path` stays as it was. Either way nothing is left beside it.
 
@@ -128,15 +128,17 @@ def _weight_bytes(model: ir.Model) -> int:
 
 
 def _move_weights(model: ir.Model, file: Path, name: str) -> dict[int, ir.TensorProtocol]:
-    """Write the weights of `model` to `file`, and return what replaces each tensor, by `id`, once it is called `name`."""
+    """Write the weights of `model` to `file`; return what replaces each tensor, by `id`, once the file is `name`."""
     candidates = [v.const_value for graph in graphs_of(model) for v in graph.initializers.values()]
-    large = list({id(t): t for t in candidates if t is not None and _belongs_outside(t)}.values())
-    written = convert_tensors_to_external(large, base_dir=file.parent, relative_path=file.name)
+    large = {id(t): t for t in candidates if t is not None and _belongs_outside(t)}
+    written = convert_tensors_to_external(list(large.values()), base_dir=file.parent, relative_path=file.name)
     moved: dict[int, ir.TensorProtocol] = {
-        id(t): _loaded(t) for t in tensors_of(model) if isinstance(t, ir.ExternalTensor)
+        key: external(new, folder=os.fspath(file.parent), location=name)
+        for key, new in zip(large, written, strict=True)
     }
-    for old, new in zip(large, written, strict=True):
-        moved[id(old)] = external(new, folder=os.fspath(file.parent), location=name)
+    for tensor in tensors_of(model):  # in an attribute, a tensor cannot lie outside
+        if isinstance(tensor, ir.ExternalTensor) and id(tensor) not in moved:
+            moved[id(tensor)] = _loaded(tensor)
     return moved
 
 
@@ -179,7 +181,7 @@ def _serialize(model: ir.Model) -> onnx.ModelProto:
 
 def _to_bytes(proto: onnx.ModelProto) -> bytes:
     try:
-        return proto.SerializeToString()
+        return bytes(proto.SerializeToString())
     except Exception as error:  # protobuf's EncodeError, of which onnx has no name
         raise ModelWriteError(
             f"the model does not fit into one file: {error}; give `external_data`, a file for its weights"

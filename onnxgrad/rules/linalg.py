@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from onnxgrad.graph.builder import Builder
+from onnxgrad.graph.dims import Dim, broadcast
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules import samples
 from onnxgrad.rules.registry import vjp
+
+
+def _product(op: Builder, a: Tensor, b: Tensor, rows: Dim, columns: Dim) -> Tensor:
+    """``a @ b``, of which the sizes are stated: two names may stand for one size that was summed over before."""
+    return op.MatMul(a, b, shape=(*broadcast(a.shape[:-2], b.shape[:-2]), rows, columns))
 
 
 @vjp("MatMul", versions=(13,), follow=samples.matmul)
@@ -24,11 +30,11 @@ def matmul(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]
         a, ct = op.unsqueeze(a, [-2]), op.unsqueeze(ct, [-2])
 
     def left() -> Tensor:
-        result = op.MatMul(ct, op.swap(b))
+        result = _product(op, ct, op.swap(b), ct.shape[-2], a.shape[-1])
         return op.sum(result, [-2], keepdims=False) if row else result
 
     def right() -> Tensor:
-        result = op.MatMul(op.swap(a), ct)
+        result = _product(op, op.swap(a), ct, b.shape[-2], ct.shape[-1])
         return op.sum(result, [-1], keepdims=False) if column else result
 
     return left, right
@@ -40,15 +46,19 @@ def gemm(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]]:
     a, b = node.inputs[:2]
     assert a is not None
     assert b is not None
-    left = b if node.attr("transB") else op.swap(b)
-    right = a if node.attr("transA") else op.swap(a)
+    if node.attr("transA"):
+        a = op.swap(a)
+    if node.attr("transB"):
+        b = op.swap(b)
 
-    def product(x: Tensor, y: Tensor, transposed: bool) -> Tensor:
-        result = op.MatMul(op.swap(y), op.swap(x)) if transposed else op.MatMul(x, y)
-        return result * node.attr("alpha")
+    def left() -> Tensor:
+        return _product(op, ct, op.swap(b), ct.shape[-2], a.shape[-1]) * node.attr("alpha")
+
+    def right() -> Tensor:
+        return _product(op, op.swap(a), ct, b.shape[-2], ct.shape[-1]) * node.attr("alpha")
 
     return (
-        lambda: product(ct, left, node.attr("transA")),
-        lambda: product(right, ct, node.attr("transB")),
+        lambda: op.swap(left()) if node.attr("transA") else left(),
+        lambda: op.swap(right()) if node.attr("transB") else right(),
         lambda: ct * node.attr("beta"),
     )

@@ -20,18 +20,21 @@ def reduced_axes(node: Node) -> list[int] | None:
 
 
 def restored(op: Builder, node: Node, reduced: Tensor) -> Tensor:
-    """Give back to something shaped like a reduction's output the axes that it lost, with size 1."""
+    """Spread something shaped like a reduction's output (behind its seeds) over the axes that were reduced.
+
+    It is said here and not left to the driver, which sums where it cannot know which of two sizes is the smaller.
+    """
     axes = reduced_axes(node)
-    if node.attr("keepdims") or axes == []:
-        return reduced
-    if axes is not None:
-        return op.unsqueeze(reduced, axes)
-    raise AssertionError
+    seeds = reduced.shape[: reduced.rank - node.y.rank]
+    if not node.attr("keepdims"):
+        assert axes is not None
+        reduced = op.unsqueeze(reduced, axes)
+    return op.spread(reduced, (*seeds, *node.x.shape))
 
 
 linear(
     "ReduceSum",
-    lambda op, node, ct: restored(op, node, ct),  # and spread over what was summed, by the driver
+    lambda op, node, ct: restored(op, node, ct),
     versions=(13,),
     follow=samples.reduced(reduced_axes),
 )

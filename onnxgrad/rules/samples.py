@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from onnxgrad.graph.dims import Dim, dim_div, dim_mul, size_of
+from onnxgrad.graph.equation import terms_of
 from onnxgrad.graph.node import Node
 
 
@@ -172,6 +173,23 @@ def gemm(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | None]:
         c = node.inputs[i]
         assert c is not None
         found.append(replace(s, axis=(0, 1, s.axis + 2 - c.rank)[i]))
+    return [_agree(found)]
+
+
+def einsum(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | None]:
+    """Follow `Einsum`: the samples stay on the axis of their letter."""
+    terms, output = terms_of(node.attr("equation"), [_rank(node, i) for i in range(len(inputs))])
+    found: list[Samples | None] = []
+    for i, s in enumerate(inputs):
+        if s is None:
+            continue
+        x, axis = node.inputs[i], output.find(terms[i][s.axis])
+        assert x is not None
+        if axis < 0:
+            raise Mixed(f"it sums over axis {s.axis} of input {i}, on which the samples lie")
+        if node.y.shape[axis] != x.shape[s.axis]:
+            raise Mixed("the axis of samples may be broadcast along another axis")
+        found.append(replace(s, axis=axis))
     return [_agree(found)]
 
 

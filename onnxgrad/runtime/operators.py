@@ -1,0 +1,243 @@
+"""Operators that ONNX's reference evaluator computes in too few digits, too slowly, or wrongly, written anew in numpy.
+
+They take the place of its own in `onnxgrad.runtime.evaluate`. All keep the element type of their input.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_max_pool import MaxPool as ReferenceMaxPool
+
+Array = np.ndarray[Any, Any]
+
+
+class Erf(OpRun):
+    """The reference computes it in float32 whatever the input is."""
+
+    op_domain = ""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (_erf(x).astype(x.dtype),)
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+class Window:
+    """Sizes of a convolution or a pooling.
+
+    Attributes:
+        out: number of windows along each spatial axis.
+        before, after: padding, as far as the windows reach.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        kernel: Sequence[int],
+        strides: Sequence[int] | None,
+        dilations: Sequence[int] | None,
+        pads: Sequence[int] | None,
+        auto_pad: str | None,
+        ceil_mode: int = 0,
+    ) -> None:
+        n = len(sizes)
+        self.kernel = tuple(kernel)
+        self.strides = tuple(strides or [1] * n)
+        self.dilations = tuple(dilations or [1] * n)
+        self.before, self.after = tuple((pads or [0] * 2 * n)[:n]), tuple((pads or [0] * 2 * n)[n:])
+        reach = [d * (k - 1) + 1 for d, k in zip(self.dilations, kernel, strict=True)]
+        if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+            self.out = tuple(-(-size // s) for size, s in zip(sizes, self.strides, strict=True))
+            total = [
+                max((o - 1) * s + r - size, 0)
+                for o, s, r, size in zip(self.out, self.strides, reach, sizes, strict=True)
+            ]
+            small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+            self.before, self.after = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
+            return
+        if auto_pad == "VALID":
+            self.before = self.after = (0,) * n
+        out = []
+        for size, r, s, b, a in zip(sizes, reach, self.strides, self.before, self.after, strict=True):
+            free = size + b + a - r
+            count = (-(-free // s) if ceil_mode else free // s) + 1
+            if ceil_mode and (count - 1) * s >= size + b:
+                count -= 1  # the last window must begin inside
+            out.append(count)
+        self.out = tuple(out)
+
+    def padded(self, x: Array, value: float) -> Array:
+        """Return `x` with so much padding that every window is whole."""
+        width = [(0, 0), (0, 0)]
+        for size, k, s, d, b, o in zip(
+            x.shape[2:], self.kernel, self.strides, self.dilations, self.before, self.out, strict=True
+        ):
+            width.append((b, max((o - 1) * s + d * (k - 1) + 1 - size - b, 0)))
+        return np.pad(x, width, constant_values=value)
+
+    def offsets(self) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+        """Yield each position in the kernel, with the elements of padded input under it."""
+        for place in itertools.product(*map(range, self.kernel)):
+            yield (
+                place,
+                tuple(
+                    slice(p * d, p * d + (o - 1) * s + 1, s)
+                    for p, d, o, s in zip(place, self.dilations, self.out, self.strides, strict=True)
+                ),
+            )
+
+
+class Conv(OpRun):
+    """The reference multiplies through an index array, which takes ten times as long."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        auto_pad: str | None = None,
+        dilations: Sequence[int] | None = None,
+        group: int | None = None,
+        kernel_shape: Sequence[int] | None = None,
+        pads: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> tuple[Array]:
+        window = Window(x.shape[2:], w.shape[2:], strides, dilations, pads, auto_pad)
+        padded = window.padded(x, 0)
+        g, (n, c), m = group or 1, x.shape[:2], w.shape[0]
+        columns = np.empty((n, g, c // g, math.prod(w.shape[2:]), math.prod(window.out)), x.dtype)
+        for i, (_, where) in enumerate(window.offsets()):
+            columns[:, :, :, i] = padded[(..., *where)].reshape(n, g, c // g, -1)
+        y = np.matmul(w.reshape(g, m // g, -1), columns.reshape(n, g, -1, columns.shape[-1]))
+        y = y.reshape(n, m, *window.out)
+        return (y if b is None else y + b.reshape(-1, *[1] * len(window.out)),)
+
+
+class ConvTranspose(OpRun):
+    """The reference mixes up channels where there are several groups."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        auto_pad: str | None = None,
+        dilations: Sequence[int] | None = None,
+        group: int | None = None,
+        kernel_shape: Sequence[int] | None = None,
+        output_padding: Sequence[int] | None = None,
+        output_shape: Sequence[int] | None = None,
+        pads: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> tuple[Array]:
+        g, kernel, spatial = group or 1, w.shape[2:], x.shape[2:]
+        rank = len(kernel)
+        stride, dilation = strides or [1] * rank, dilations or [1] * rank
+        extra = output_padding or [0] * rank
+        whole = [
+            s * (size - 1) + e + d * (k - 1) + 1
+            for s, size, e, d, k in zip(stride, spatial, extra, dilation, kernel, strict=True)
+        ]
+        if output_shape or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+            out = list(output_shape or [size * s for size, s in zip(spatial, stride, strict=True)])[-rank:]
+            total = [f - o for f, o in zip(whole, out, strict=True)]
+            before = [t // 2 if auto_pad == "SAME_UPPER" else t - t // 2 for t in total]
+        else:
+            pads = pads or [0] * 2 * rank
+            before = list(pads[:rank])
+            out = [f - a - z for f, a, z in zip(whole, pads[:rank], pads[rank:], strict=True)]
+        n, c = x.shape[:2]
+        parts = np.einsum(
+            "ngip,giok->ngokp", x.reshape(n, g, c // g, -1), w.reshape(g, c // g, w.shape[1], -1), optimize=True
+        )
+        room = [max(f, a + o) for f, a, o in zip(whole, before, out, strict=True)]
+        y = np.zeros((n, g * w.shape[1], *room), x.dtype)
+        for i, place in enumerate(itertools.product(*map(range, kernel))):
+            where = tuple(
+                slice(p * d, p * d + s * (size - 1) + 1, s)
+                for p, d, s, size in zip(place, dilation, stride, spatial, strict=True)
+            )
+            y[(..., *where)] += parts[:, :, :, i].reshape(n, -1, *spatial)
+        y = y[(..., *(slice(a, a + o) for a, o in zip(before, out, strict=True)))]
+        return (y if b is None else y + b.reshape(-1, *[1] * rank),)
+
+
+class AveragePool(OpRun):
+    """The reference looks at each window in a Python loop."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        auto_pad: str | None = None,
+        ceil_mode: int | None = None,
+        count_include_pad: int | None = None,
+        dilations: Sequence[int] | None = None,
+        kernel_shape: Sequence[int] = (),
+        pads: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> tuple[Array]:
+        window = Window(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode or 0)
+        inside = np.ones((1, 1, *x.shape[2:]), x.dtype)
+        if count_include_pad:  # the padding that was asked for counts, what ceil_mode adds does not
+            width = [(0, 0), (0, 0), *zip(window.before, window.after, strict=True)]
+            counted = np.pad(inside, width, constant_values=1)
+            bare = Window(counted.shape[2:], kernel_shape, strides, dilations, None, None, ceil_mode or 0)
+            bare.out = window.out
+            counted = bare.padded(counted, 0)
+        else:
+            counted = window.padded(inside, 0)
+        padded = window.padded(x, 0)
+        total = sum(padded[(..., *where)] for _, where in window.offsets())
+        count = sum(counted[(..., *where)] for _, where in window.offsets())
+        return (np.asarray(total / count, x.dtype),)
+
+
+class MaxPool(ReferenceMaxPool):  # type: ignore[misc]
+    """The reference looks at each window in a Python loop; positions of the maxima are left to it."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        auto_pad: str | None = None,
+        ceil_mode: int | None = None,
+        dilations: Sequence[int] | None = None,
+        kernel_shape: Sequence[int] = (),
+        pads: Sequence[int] | None = None,
+        storage_order: int | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> tuple[Array, ...]:
+        if len(self.output) > 1 or x.dtype.kind != "f":
+            return super()._run(  # type: ignore[no-any-return]
+                x,
+                auto_pad=auto_pad,
+                ceil_mode=ceil_mode,
+                dilations=dilations,
+                kernel_shape=kernel_shape,
+                pads=pads,
+                storage_order=storage_order,
+                strides=strides,
+            )
+        window = Window(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode or 0)
+        padded = window.padded(x, -np.inf)
+        y = np.full((*x.shape[:2], *window.out), -np.inf, x.dtype)
+        for _, where in window.offsets():
+            np.maximum(y, padded[(..., *where)], out=y)
+        return (y,)
+
+
+OPERATORS: tuple[type[OpRun], ...] = (Erf, Conv, ConvTranspose, AveragePool, MaxPool)
