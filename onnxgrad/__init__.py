@@ -43,3 +43,5 @@ __all__ = [
     "register",
     "vjp",
 ]
+
+__version__ = "0.1.0"

@@ -32,9 +32,9 @@ Index = int | Sequence[int] | Literal["max"] | None
 class Augmentation:
     """Adds derivatives to a model.
 
-    Each of the methods `vjp`, `jvp`, `gradient`, `jacobian`, `hessian` and `hvp` adds derivatives of `of` with respect to `wrt`; they
-    share what they have in common. `finish` then gives the model. The module `onnxgrad.transforms` describes
-    arguments and errors.
+    Each of the methods `vjp`, `jvp`, `gradient`, `jacobian`, `hessian` and `hvp` adds derivatives of `of` with
+    respect to `wrt`; they share what they have in common. `finish` then gives the model. The module
+    `onnxgrad.transforms` describes arguments and errors.
 
     Args:
         source: the model; it is not changed.
@@ -85,7 +85,11 @@ class Augmentation:
             raise UnknownNameError.among("a tensor of the model", name, self._values)
         tensor = self.op.tensor(value)
         if tensor is None:
-            what = "is no tensor" if value.type is not None and not isinstance(value.type, ir.TensorType) else "has no known rank"
+            what = (
+                "is no tensor"
+                if value.type is not None and not isinstance(value.type, ir.TensorType)
+                else "has no known rank"
+            )
             raise TensorTypeError(f"{name!r} {what} ({_describe(value)}), so it has no derivative; name a tensor")
         if not tensor.is_float:
             raise TensorTypeError(
@@ -128,7 +132,7 @@ class Augmentation:
         """Add outputs ``jac_<y>_<x>``, of shape ``(N, *y, *x)`` per sample, or ``(*y, *x)`` in full."""
         xs = self.wrt(wrt)
         for y in self.of(of):
-            per_sample = {x.value: self._per_sample(y, x, batched) for x in xs}
+            per_sample = {x.value: self.per_sample(y, x, batched) for x in xs}
             found: dict[ir.Value, tuple[Tensor, str]] = {}
             for flag in (True, False):
                 group = [x for x in xs if per_sample[x.value] is flag]
@@ -162,8 +166,8 @@ class Augmentation:
             groups = list(self._groups(y, xs, batched))
             if len(groups) > 1:
                 raise TensorTypeError(
-                    f"the Hessian of {_name(y)!r} is per sample for some of {[_name(x) for x in xs]} and not for others; "
-                    "ask for them one by one, or pass batched=False"
+                    f"the Hessian of {_name(y)!r} is per sample for some of {[_name(x) for x in xs]} "
+                    "and not for others; ask for them one by one, or pass batched=False"
                 )
             ((flag, _),) = groups
             gradients = self._gradients(y, xs, flag, index)
@@ -197,6 +201,31 @@ class Augmentation:
                     seed = _name(ts[x.value])
                     self._record("hvp", y, x, output, seed=seed, batched=flag, mode="forward", zero=zero, index=index)
 
+    # --- per sample or in full ---------------------------------------------------------------
+
+    def per_sample(self, y: Tensor, x: Tensor, batched: Batched) -> bool:
+        """Decide whether the derivative of `y` with respect to `x` is per sample, with the proof that it may be.
+
+        Raises:
+            MixedSamplesError: if it is to be per sample (which open sizes of both axes 0 mean, with "auto") and the
+                proof fails.
+        """
+        both = symbolic_batch(y.shape) and symbolic_batch(x.shape)
+        if batched is False or (batched == "auto" and not both):
+            return False
+        activity = analyze(self.op, self._nodes(), [x.value], [y.value])
+        mixed = mixing_node(self.op, activity, x.value, y.value)
+        no_axis = not x.shape or not y.shape or y.shape[0] != x.shape[0]
+        if mixed is None and no_axis and (activity.nodes or batched is True):
+            mixed = f"axis 0 of {_name(y)!r} ({list(y.shape)}) is not that of {_name(x)!r} ({list(x.shape)})"
+        if mixed is None:
+            return not no_axis
+        activity.check()
+        raise MixedSamplesError(
+            f"no per-sample derivative of {_name(y)!r} with respect to {_name(x)!r}: samples mix, or cannot "
+            f"be shown to stay apart, at {mixed}. Pass batched=False for the full derivative."
+        )
+
     # --- the end -------------------------------------------------------------------------------
 
     def finish(self, keep_outputs: bool | Sequence[str] = True) -> ir.Model:
@@ -227,26 +256,8 @@ class Augmentation:
     def _nodes(self) -> list[ir.Node]:
         return [*self.model.graph, *self.op.nodes]
 
-    def _per_sample(self, y: Tensor, x: Tensor, batched: Batched) -> bool:
-        """Decide whether the derivative of `y` by `x` is per sample, with the proof that it may be."""
-        both = symbolic_batch(y.shape) and symbolic_batch(x.shape)
-        if batched is False or (batched == "auto" and not both):
-            return False
-        activity = analyze(self.op, self._nodes(), [x.value], [y.value])
-        mixed = mixing_node(self.op, activity, x.value, y.value)
-        no_axis = not x.shape or not y.shape or y.shape[0] != x.shape[0]
-        if mixed is None and no_axis and (activity.nodes or batched is True):
-            mixed = f"axis 0 of {_name(y)!r} ({list(y.shape)}) is not that of {_name(x)!r} ({list(x.shape)})"
-        if mixed is None:
-            return not no_axis
-        activity.check()
-        raise MixedSamplesError(
-            f"no per-sample derivative of {_name(y)!r} with respect to {_name(x)!r}: samples mix, or cannot be shown to "
-            f"stay apart, at {mixed}. Pass batched=False for the full derivative."
-        )
-
     def _groups(self, y: Tensor, xs: Sequence[Tensor], batched: Batched) -> list[tuple[bool, list[Tensor]]]:
-        flags = {x.value: self._per_sample(y, x, batched) for x in xs}
+        flags = {x.value: self.per_sample(y, x, batched) for x in xs}
         groups = [(flag, [x for x in xs if flags[x.value] is flag]) for flag in (True, False)]
         return [(flag, group) for flag, group in groups if group]
 
@@ -264,18 +275,23 @@ class Augmentation:
         if index is None:
             if count != 1:
                 raise TensorTypeError(
-                    f"{_name(y)!r} has {count} elements {whose} (shape {list(y.shape)}), and a gradient is that of one number; "
-                    "pass index=… or index='max' to pick one, or ask for the Jacobian"
+                    f"{_name(y)!r} has {count} elements {whose} (shape {list(y.shape)}), "
+                    "and a gradient is that of one number; pass index=… or index='max' to pick one, "
+                    "or ask for the Jacobian"
                 )
             return op.full(y.shape, 1, y.dtype)
         lead = y.shape[:1] if batched else ()
         if index == "max":
             flat = op.reshape(y, (*lead, count))
             largest = op.ArgMax(flat, axis=-1, keepdims=1)
-            places = op.Range(op.constant(np.int64(0)), op.reshape(op.size(count), ()), op.constant(np.int64(1)), shape=(count,))
+            places = op.Range(
+                op.constant(np.int64(0)), op.reshape(op.size(count), ()), op.constant(np.int64(1)), shape=(count,)
+            )
             return op.reshape(op.cast(op.Equal(largest, places), y.dtype), y.shape)
         if not all(isinstance(d, int) for d in inner):
-            raise TensorTypeError(f"index={index!r} needs an output of known size, and {_name(y)!r} has shape {list(y.shape)}")
+            raise TensorTypeError(
+                f"index={index!r} needs an output of known size, and {_name(y)!r} has shape {list(y.shape)}"
+            )
         sizes = [int(d) for d in inner]
         one = np.zeros(sizes)
         try:

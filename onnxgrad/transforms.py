@@ -1,8 +1,9 @@
 """The transforms: a model goes in, the same model goes out with derivatives as further outputs.
 
-All of them take `model` as a path, bytes, an ``onnx.ModelProto`` or an ``ir.Model`` (which they leave as it is) and return an
-``onnx.ModelProto``. `of` and `wrt` are names or lists of names of graph inputs and outputs, initializers (weights), or
-values inside the graph; None means every floating-point graph output, or every floating-point graph input.
+All of them take `model` as a path, bytes, an ``onnx.ModelProto`` or an ``ir.Model`` (which they leave as it is) and
+return an ``onnx.ModelProto``. `of` and `wrt` are names or lists of names of graph inputs and outputs, initializers
+(weights), or values inside the graph; None means every floating-point graph output, or every floating-point graph
+input.
 
 Errors that all of them raise:
     ModelReadError: the source cannot be read as a model.
@@ -38,7 +39,8 @@ def vjp(
         model: the model.
         of: what to differentiate.
         wrt: what to differentiate by.
-        seeds: name of a symbolic size; the new inputs and outputs then have one more, leading, axis of that size, for many
+        seeds: name of a symbolic size; the new inputs and outputs then have one more, leading, axis of that size, for
+        many
             cotangents in one run.
         keep_outputs: whether the primal outputs stay; a list of names keeps those.
     """
@@ -75,7 +77,8 @@ def gradient(
         model: the model.
         of: what to differentiate.
         wrt: what to differentiate by.
-        index: picks one element of a wider output: its position (in the flattened output of one sample, or one position per
+        index: picks one element of a wider output: its position (in the flattened output of one sample, or one
+        position per
             axis), or ``"max"`` for the largest one, e.g. the predicted class (the first of several equal ones).
         batched: as in `jacobian`.
         keep_outputs: whether the primal outputs stay; a list of names keeps those.
@@ -105,7 +108,8 @@ def jacobian(
         wrt: what to differentiate by.
         batched: True: per sample, where axis 0 of y and x holds N samples and it is proven that they do not mix.
             False: in full. ``"auto"``: per sample where the size of both axes 0 is symbolic, else in full.
-        mode: ``"reverse"`` (one sweep per output element), ``"forward"`` (one per input element), or ``"auto"``: the one with
+        mode: ``"reverse"`` (one sweep per output element), ``"forward"`` (one per input element), or ``"auto"``: the
+        one with
             fewer floating-point operations, counted.
         keep_outputs: whether the primal outputs stay; a list of names keeps those.
     """
@@ -125,8 +129,8 @@ def hessian(
 ) -> onnx.ModelProto:
     """Add Hessians ``hess_<y>_<x1>_<x2>`` of outputs that are one number, for all pairs of `wrt`.
 
-    They have shape ``(N, *x1, *x2)`` per sample, else ``(*x1, *x2)``, and are the forward-mode Jacobian of the gradient. The
-    arguments are those of `gradient`.
+    They have shape ``(N, *x1, *x2)`` per sample, else ``(*x1, *x2)``, and are the forward-mode Jacobian of the
+    gradient. The arguments are those of `gradient`.
     """
     augmentation = Augmentation(model)
     augmentation.hessian(of, wrt, index, batched)

@@ -17,8 +17,8 @@ from onnx.reference.op_run import OpRun
 
 import onnxgrad
 
-#: Five-point differences with this step are off by about step^4 (1e-16) and rounding / step (1e-12), so 1e-8 leaves room for
-#: magnitudes of derivatives and for sums over many elements.
+#: Five-point differences with this step are off by about step^4 (1e-16) and rounding / step (1e-12), so 1e-8 leaves
+#: room for magnitudes of derivatives and for sums over many elements.
 STEP, DIFFERENCES = 1e-4, 1e-8
 #: Two ways to the same number in float64, differing in rounding only.
 ROUNDING = 1e-11
@@ -33,8 +33,8 @@ class Case:
         inputs: arrays (None: absent); float64 ones are differentiated by, all others are constants.
         attrs: attributes.
         fixed: positions of float64 inputs that become constants (initializers), and are not differentiated by.
-        fed: positions of inputs that are no float64 and are fed all the same, so that they are not known before run time.
-        outputs: number of outputs; `of` those to be differentiated (None: all floating-point ones).
+        fed: positions of inputs that are no float64 and are fed all the same, so that they are not known before run
+        time. outputs: number of outputs; `of` those to be differentiated (None: all floating-point ones).
         smooth: whether the second derivative exists at the point and is checked too.
         dynamic: whether the case is repeated with every size of every fed input symbolic.
         opset: opset of the model; domain of the operator.
@@ -76,7 +76,9 @@ def make_model(case: Case, dtype: type = np.float64, dynamic: bool = False) -> o
             shape = [f"{name}_{a}" for a in range(array.ndim)] if dynamic else array.shape
             inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape))
         elif i in case.fed:
-            inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape))
+            inputs.append(
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            )
         else:
             array = array.astype(dtype) if array.dtype == np.float64 else array
             constants.append(onnx.numpy_helper.from_array(array, name))

@@ -274,7 +274,14 @@ def test_taken_names_get_a_suffix() -> None:
 
 def test_metadata() -> None:
     (jac,) = onnxgrad.derivatives(onnxgrad.jacobian(mlp([3, 2])))
-    assert (jac.kind, jac.of, jac.wrt, jac.output, jac.seed, jac.batched) == ("jacobian", "y", "x", "jac_y_x", None, True)
+    assert (jac.kind, jac.of, jac.wrt, jac.output, jac.seed, jac.batched) == (
+        "jacobian",
+        "y",
+        "x",
+        "jac_y_x",
+        None,
+        True,
+    )
     (back,) = onnxgrad.derivatives(onnxgrad.vjp(mlp([3, 2])))
     assert (back.kind, back.seed, back.output, back.mode) == ("vjp", "adj_y", "adj_x", "reverse")
     (hess,) = onnxgrad.derivatives(onnxgrad.hessian(mlp([3, 4, 1]), index=0))
@@ -313,14 +320,16 @@ def parsed(text: str) -> onnx.ModelProto:
 
 def test_mixing_samples_is_refused_and_named() -> None:
     model = parsed(
-        "g (double[N,3] x) => (double[N,3] y) <int64[1] axes = {0}> { m = ReduceSum(x, axes) c = Sub(x, m) y = Tanh(c) }"
+        """g (double[N,3] x) => (double[N,3] y) <int64[1] axes = {0}>
+        { m = ReduceSum(x, axes) c = Sub(x, m) y = Tanh(c) }"""
     )
     with pytest.raises(onnxgrad.MixedSamplesError, match=r"'ReduceSum_0' .* reduces axis 0, on which the samples lie"):
         onnxgrad.jacobian(model)
     found = run(onnxgrad.jacobian(model, batched=False), x=X)
     np.testing.assert_array_equal(found["jac_y_x"].shape, (6, 3, 6, 3))
     slope = 1 - found["y"] ** 2
-    expected = np.einsum("ni,nm,ij->nimj", slope, np.eye(6), np.eye(3)) - np.einsum("ni,ij,m->nimj", slope, np.eye(3), np.ones(6))
+    own = np.einsum("ni,nm,ij->nimj", slope, np.eye(6), np.eye(3))
+    expected = own - np.einsum("ni,ij,m->nimj", slope, np.eye(3), np.ones(6))
     np.testing.assert_allclose(found["jac_y_x"], expected, **EXACT)
 
 
@@ -344,9 +353,7 @@ def test_samples_that_end_elsewhere_are_refused() -> None:
 
 
 def test_two_batches_crossing_are_refused() -> None:
-    model = parsed(
-        "g (double[N,3] x) => (double[N,N] y) { t = Transpose(x) y = MatMul(x, t) }"
-    )
+    model = parsed("g (double[N,3] x) => (double[N,N] y) { t = Transpose(x) y = MatMul(x, t) }")
     with pytest.raises(onnxgrad.MixedSamplesError, match="different axes"):
         onnxgrad.jacobian(model)
 
@@ -355,7 +362,9 @@ def test_two_batches_crossing_are_refused() -> None:
 
 
 def test_every_node_in_the_way_is_named() -> None:
-    model = parsed("g (double[N,3] x) => (double[N,3] y) { a = Tanh(x) b = my.own.Magic(a) c = my.own.Trick(b) y = Exp(c) }")
+    model = parsed(
+        "g (double[N,3] x) => (double[N,3] y) { a = Tanh(x) b = my.own.Magic(a) c = my.own.Trick(b) y = Exp(c) }"
+    )
     model.opset_import.append(helper.make_opsetid("my.own", 1))
     with pytest.raises(onnxgrad.NotDifferentiableError) as caught:
         onnxgrad.jacobian(model)
@@ -364,7 +373,12 @@ def test_every_node_in_the_way_is_named() -> None:
 
 
 def test_captured_values_are_no_silent_zero() -> None:
-    body = "g (bool c, double[N] x) => (double[N] y) { y = If(c) <then_branch = t () => (double[N] a) { a = Sin(x) }, else_branch = e () => (double[N] b) { b = Cos(x) }> }"
+    body = """g (bool c, double[N] x) => (double[N] y) {
+        y = If(c) <
+            then_branch = t () => (double[N] a) { a = Sin(x) },
+            else_branch = e () => (double[N] b) { b = Cos(x) }
+        >
+    }"""
     with pytest.raises(onnxgrad.NotDifferentiableError, match="If"):
         onnxgrad.gradient(parsed(body), wrt="x", index=0)
 

@@ -1,0 +1,1 @@
+"""Differentiation: what lies in between, the two sweeps, Jacobians, the proof that samples stay apart, cost."""

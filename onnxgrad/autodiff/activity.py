@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -39,9 +39,7 @@ class Activity:
             raise NotDifferentiableError(self.obstacles)
 
 
-def analyze(
-    op: Builder, nodes: Iterable[ir.Node], wrt: Collection[ir.Value], of: Collection[ir.Value]
-) -> Activity:
+def analyze(op: Builder, nodes: Iterable[ir.Node], wrt: Collection[ir.Value], of: Collection[ir.Value]) -> Activity:
     """Find the nodes through which `of` depends, differentiably, on `wrt`."""
     varied: set[ir.Value] = set(wrt)
     reached: list[ir.Node] = []
@@ -98,12 +96,19 @@ def _obstacles(view: Node, rule: Rule | None, varied: set[ir.Value]) -> Iterable
         if value not in varied or rule.is_zero(i):
             continue
         if not rule.differentiates(i):
-            yield obstacle(f"its rule has no derivative with respect to input {i} ({value.name!r})")  # type: ignore[union-attr]
-    for value, tensor in [*zip(view.ir.inputs, view.inputs, strict=True), *zip(view.ir.outputs, view.outputs, strict=True)]:
-        if tensor is None and value is not None and value.name and (value in varied):
+            yield obstacle(f"its rule has no derivative with respect to input {i} ({value.name!r})")
+    yield from _unknown_types(view, varied, obstacle)
+    if captured_values(view.ir) & varied and not rule.differentiates_captured:
+        yield obstacle("values from around it enter its body, and its rule does not follow them")
+
+
+def _unknown_types(view: Node, varied: set[ir.Value], obstacle: Callable[..., Obstacle]) -> Iterable[Obstacle]:
+    """Name the values whose rank is lost in this node, or before any node; behind it, nothing else can be known."""
+    incoming = [v for v, t in zip(view.ir.inputs, view.inputs, strict=True) if v is not None and t is None]
+    outgoing = [v for v, t in zip(view.ir.outputs, view.outputs, strict=True) if v.name and t is None]
+    for value in [v for v in incoming if v.producer() is None] if incoming else outgoing:
+        if value in varied:
             yield obstacle(
                 f"the type or rank of {value.name!r} is not known",
                 remedy="export the model with shape information, or choose another `wrt` or `of`",
             )
-    if captured_values(view.ir) & varied and not rule.differentiates_captured:
-        yield obstacle("values from around it enter its body, and its rule does not follow them")

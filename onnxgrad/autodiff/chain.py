@@ -1,14 +1,15 @@
 """Jacobians of chains with narrow waists: products of local Jacobians, bracketed by dynamic programming.
 
 Where every path from x to y passes through one value v, ``∂y/∂x = ∂y/∂v · ∂v/∂x``. If v is narrow (the code of an
-autoencoder), both factors together are far cheaper than either sweep over the whole chain. Which cuts to use, and whether each part is
-swept forward, swept backward, or multiplied, is found by dynamic programming over the costs of all parts
-(A. Griewank, U. Naumann, *Accumulating Jacobians as chained sparse matrix products*, Math. Program. 95, 2003; U. Naumann,
-*Optimization of generalized Jacobian chain products without memory constraints*, 2020).
+autoencoder), both factors together are far cheaper than either sweep over the whole chain. Which cuts to use, and
+whether each part is swept forward, swept backward, or multiplied, is found by dynamic programming over the costs of
+all parts (A. Griewank, U. Naumann, *Accumulating Jacobians as chained sparse matrix products*, Math. Program. 95,
+2003; U. Naumann, *Optimization of generalized Jacobian chain products without memory constraints*, 2020).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,8 @@ class Plan:
 
     Attributes:
         cost: floating-point operations, by estimate.
-        how: "forward" or "reverse": from the identity, over all of it; "forward from" or "reverse from": on from the Jacobian
+        how: "forward" or "reverse": from the identity, over all of it; "forward from" or "reverse from": on from the
+        Jacobian
             of the first, or last, part; "product": of both parts.
         cut: position of the cut between both parts.
         first: plan of the part at the input's side, where its Jacobian is needed.
@@ -48,7 +50,7 @@ class Plan:
     last: Plan | None = None
 
 
-def single_value_cuts(op: Builder, activity: Activity, x: ir.Value, y: ir.Value) -> list[tuple[ir.Value, int]]:
+def single_value_cuts(activity: Activity, x: ir.Value, y: ir.Value) -> list[tuple[ir.Value, int]]:
     """Return the values that every path from `x` to `y` passes through, each with the number of nodes in front of it.
 
     `x` and `y` themselves come first and last.
@@ -112,7 +114,7 @@ class Chain:
 def find_chain(op: Builder, nodes: Sequence[ir.Node], y: Tensor, x: Tensor, batched: bool) -> Chain:
     """Find the cuts between `x` and `y`, and the best plan over them."""
     activity = analyze(op, nodes, [x.value], [y.value])
-    cuts = single_value_cuts(op, activity, x.value, y.value)
+    cuts = single_value_cuts(activity, x.value, y.value)
     places = follow_samples(op, activity, x.value)[0] if batched else {}
     usable = [(t, n) for v, n in cuts if (t := op.tensor(v)) and (not batched or places.get(v) == Samples(0))]
 
@@ -123,8 +125,7 @@ def find_chain(op: Builder, nodes: Sequence[ir.Node], y: Tensor, x: Tensor, batc
     chosen = [(x, 0), *sorted(inner, key=lambda item: item[1]), (y, len(activity.nodes))]
     samples = elements(y.shape[:1]) if batched else 1.0
     costs = [
-        sum(flops(op, node) for node in activity.nodes[a:b]) / samples
-        for (_, a), (_, b) in zip(chosen, chosen[1:], strict=False)
+        sum(flops(op, node) for node in activity.nodes[a:b]) / samples for (_, a), (_, b) in itertools.pairwise(chosen)
     ]
     plan = best_plan([width(t) for t, _ in chosen], costs)
     return Chain(activity.nodes, [t for t, _ in chosen], plan, batched)

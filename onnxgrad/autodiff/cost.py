@@ -10,7 +10,8 @@ from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import Dim, atoms_of, evaluate
 from onnxgrad.graph.tensor import Tensor
 
-#: Size that stands for one that is not known before run time. Costs are only compared, and most share the same unknown batch.
+#: Size that stands for one that is not known before run time. Costs are only compared, and most share the same
+#: unknown batch.
 NOMINAL = 64
 
 #: Operators that move or describe elements and compute nothing.

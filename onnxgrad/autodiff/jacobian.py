@@ -1,7 +1,7 @@
 """Jacobians: seeds, layouts, and the choice of a mode.
 
-One sweep takes all rows (reverse) or columns (forward) of the identity at once, as a leading axis of seeds. A per-sample Jacobian needs
-seeds for one sample only: since samples do not mix, the same seed serves all of them.
+One sweep takes all rows (reverse) or columns (forward) of the identity at once, as a leading axis of seeds. A
+per-sample Jacobian needs seeds for one sample only: since samples do not mix, the same seed serves all of them.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def cheapest_jacobians(
 ) -> tuple[list[Tensor], str]:
     """Return the Jacobians of `y` with respect to `xs`, and the mode that was taken.
 
-    With ``mode="auto"``, every mode that can be the cheapest is written and its floating-point operations are counted; what is
-    not taken is dropped with all other unneeded nodes. The modes are "reverse", "forward", and "mixed" for a product of
-    local Jacobians (see `onnxgrad.autodiff.chain`).
+    With ``mode="auto"``, every mode that can be the cheapest is written and its floating-point operations are
+    counted; what is not taken is dropped with all other unneeded nodes. The modes are "reverse", "forward", and
+    "mixed" for a product of local Jacobians (see `onnxgrad.autodiff.chain`).
     """
     modes: dict[str, Callable[[], list[Tensor]]] = {
         "reverse": lambda: reverse_jacobian(op, nodes, y, xs, batched),
@@ -104,7 +104,7 @@ def second_derivatives(
 
     Gradients must have been written by `op` already; `nodes` are those that lead to them.
     """
-    results = {}
+    results: dict[tuple[ir.Value, ir.Value], Tensor] = {}
     for x2 in xs:
         columns = forward_jacobian(op, nodes, list(gradients.values()), x2, batched)
         results.update(zip(((x1, x2.value) for x1 in gradients), columns, strict=True))

@@ -11,9 +11,7 @@ from onnxgrad.rules.registry import REGISTRY
 from onnxgrad.rules.samples import Mixed, Samples
 
 
-def follow_samples(
-    op: Builder, activity: Activity, wrt: ir.Value
-) -> tuple[dict[ir.Value, Samples], str | None]:
+def follow_samples(op: Builder, activity: Activity, wrt: ir.Value) -> tuple[dict[ir.Value, Samples], str | None]:
     """Follow axis 0 of `wrt` through the nodes of `activity`.
 
     Returns where the samples lie in each value they reach, and, if they meet somewhere, the node and how.

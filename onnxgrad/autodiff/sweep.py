@@ -1,8 +1,9 @@
 """The two sweeps: cotangents backward, tangents forward; both by the same rules.
 
-A rule maps cotangents of outputs to cotangents of inputs, and this map is linear. So the tangent of an output is found by
-transposing it once more: write the map down with a symbol for the cotangent, then sweep backward through *that*, from the tangents of the
-inputs to the symbol. What was written for the symbol alone is needed by nobody and vanishes.
+A rule maps cotangents of outputs to cotangents of inputs, and this map is linear. So the tangent of an output is
+found by transposing it once more: write the map down with a symbol for the cotangent, then sweep backward through
+*that*, from the tangents of the inputs to the symbol. What was written for the symbol alone is needed by nobody and
+vanishes.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ def sweep_back(
         try:
             with op.named_after(view.name):
                 for i, ct in pull_back(op, view, cts, activity.values, seeds):
-                    value = node.inputs[i]
-                    assert value is not None
-                    _accumulate(op, found, value, ct, seeds, view)
+                    entered = node.inputs[i]
+                    assert entered is not None
+                    _accumulate(op, found, entered, ct, seeds, view)
         except Refusal as refusal:
             refused.append(_obstacle(view, refusal))
     if refused:
@@ -91,8 +92,8 @@ def sweep_forward(
         view = op.view(node)
         try:
             with op.named_after(view.name):
-                for value, t in push_forward(op, view, entering, activity.values, seeds).items():
-                    _accumulate(op, found, value, t, seeds, view)
+                for output, t in push_forward(op, view, entering, activity.values, seeds).items():
+                    _accumulate(op, found, output, t, seeds, view)
         except Refusal as refusal:
             refused.append(_obstacle(view, refusal))
     if refused:
@@ -192,11 +193,13 @@ def _accumulate(
 
 
 def _conform(op: Builder, ct: Tensor, x: Tensor, seeds: Dim | None, node: Node | None) -> Tensor:
-    """Bring a cotangent to the type and shape of its value: sum where the value was broadcast, spread where it is smaller."""
+    """Bring a cotangent to the type and shape of its value: sum where the value was broadcast, spread where it is
+    smaller.
+    """
     target = x.shape if seeds is None else (seeds, *x.shape)
-    ct = op.cast(ct, x.dtype)
+    ct = op.cast(ct, max(x.dtype, ct.dtype, key=lambda dtype: dtype.itemsize))  # sums are taken in the wider type
     if ct.shape == target:
-        return ct
+        return op.cast(ct, x.dtype)
     extra = ct.rank - len(target)
     if extra > 0 and seeds is not None:  # broadcast axes lie behind the seeds
         ct = op.sum(ct, [i - ct.rank for i in range(1, 1 + extra)], keepdims=False)
@@ -204,7 +207,7 @@ def _conform(op: Builder, ct: Tensor, x: Tensor, seeds: Dim | None, node: Node |
     assert broadcast(ct.shape, target) == target, (
         f"the rule of {node.operator if node else 'the seed'} gives a cotangent of shape {ct.shape} for {x}"
     )
-    return op.spread(ct, target)
+    return op.spread(op.cast(ct, x.dtype), target)
 
 
 def _obstacle(node: Node, refusal: Refusal) -> Obstacle:

@@ -1,0 +1,1 @@
+"""Graphs under construction: sizes, typed tensors, emission, simplification. No calculus."""

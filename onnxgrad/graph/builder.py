@@ -5,7 +5,8 @@ those who use it:
 
 - ``op.MatMul(a, b)`` emits any ai.onnx operator; Python numbers and lists among the inputs become constants.
 - The result's type and (possibly symbolic) shape are known at once.
-- `simplify` rewrites as nodes are asked for; equal nodes are emitted once; a broadcast is not written until it is needed.
+- `simplify` rewrites as nodes are asked for; equal nodes are emitted once; a broadcast is not written until it is
+needed.
 - Nodes that no output needs in the end are never written to the model (`finish`).
 """
 
@@ -52,6 +53,7 @@ class Builder:
         self._phantoms: set[ir.Value] = set()
         self._node_names = {node.name for node in model.graph}
         self._fresh = 0
+        self._functions = [ir.serde.serialize_function(f) for f in model.functions.values()]
         self._read(model.graph)
 
     # --- what is there -----------------------------------------------------------------------
@@ -62,7 +64,7 @@ class Builder:
         for value in graph.initializers.values():
             tensor = value.const_value
             if value not in self._tensors and tensor is not None:
-                value.shape, value.type = ir.Shape(tensor.shape), ir.TensorType(tensor.dtype)
+                value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
                 self._declare(value, value)
         for node in graph:
             self._type_node(node)
@@ -79,6 +81,7 @@ class Builder:
         if found is None or found[1] is None:
             return None
         dtype, dims = found
+        assert dims is not None
         shape = tuple(self.fresh_dim() if d is None else d for d in dims)
         tensor = self._tensors[value] = Tensor(self, dtype, shape, value)
         for axis, dim in enumerate(shape):
@@ -96,7 +99,8 @@ class Builder:
         found: Sequence[infer.Type | None] = [None] * len(node.outputs)
         if None not in (t for t, v in zip(inputs, node.inputs, strict=True) if v is not None):
             with contextlib.suppress(infer.InferenceError):
-                found = infer.infer_types(node, inputs, attrs, self._version(node.domain), self._captured(node))
+                version, outer = self._version(node.domain), self._captured(node)
+                found = infer.infer_types(node, inputs, attrs, version, outer, self._functions)
         for value, guess in zip(node.outputs, found, strict=True):
             declared = value.meta.get("declared", value)
             tensor = self._register(value, guess)
@@ -104,7 +108,11 @@ class Builder:
                 self._declare(value, declared)
             elif value is node.outputs[0]:
                 tensor.content = infer.infer_content(node, inputs, attrs, guess)
-        if node.domain == "" and node.op_type not in _RANDOM and not any(isinstance(a, ir.Graph) for a in attrs.values()):
+        if (
+            node.domain == ""
+            and node.op_type not in _RANDOM
+            and not any(isinstance(a, ir.Graph) for a in attrs.values())
+        ):
             key = (node.op_type, tuple(id(v) if v else None for v in node.inputs), _hashable(attrs), len(node.outputs))
             self._memo.setdefault(key, tuple(self._tensors.get(v) for v in node.outputs))
 
@@ -171,7 +179,11 @@ class Builder:
                 if shape is not None:
                     self.retype(simpler, shape)
                 return (simpler,)
-        return self._emit_shared(op_type, operands, given, outputs, shape)
+        result = self._emit_shared(op_type, operands, given, outputs, shape)
+        known = result[0].ints if outputs == 1 else None
+        if known is not None:  # small integers that follow from fixed sizes
+            return (self.constant(np.reshape(known, result[0].shape), result[0].dtype),)
+        return result
 
     def _emit_shared(
         self, op_type: str, operands: Sequence[Tensor | None], attrs: dict[str, Any], outputs: int, shape: Any
@@ -238,8 +250,9 @@ class Builder:
             name = self._unique("onnxgrad/const", self._names)
             initializer = ir.Value(name=name, const_value=tensor)
             self.model.graph.register_initializer(initializer)
-            known = self._constants[key] = self._register(initializer, (tensor.dtype, array.shape))  # type: ignore[assignment]
-        assert known is not None
+            known = self._register(initializer, (tensor.dtype, array.shape))
+            assert known is not None
+            self._constants[key] = known
         if plain is not None:
             self._constants[plain] = known
         return known
@@ -319,6 +332,18 @@ class Builder:
             parts.append(self.ints(run))
         return parts[0] if len(parts) == 1 else self.Concat(*parts, axis=0)
 
+    def range(self, dim: Dim) -> Tensor:
+        """Return ``0, 1, …, dim - 1`` as an int64 tensor of shape ``(dim,)``."""
+        start, step = (self.constant(np.array(i, np.int64)) for i in (0, 1))
+        return self.Range(start, self.reshape(self.size(dim), ()), step, shape=(dim,))
+
+    def one_over(self, dim: Dim, dtype: ir.DataType) -> Tensor:
+        """Return ``1 / dim`` as a scalar (1 for a size of 0, of which there are no elements to take a share of)."""
+        if isinstance(dim, int):
+            return self.constant(1 / max(dim, 1), dtype)
+        exact = ir.DataType.DOUBLE if dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT  # a size may overflow float16
+        return self.cast(self.Reciprocal(self.cast(self.reshape(self.size(dim), ()), exact)), dtype)
+
     # --- shapes ------------------------------------------------------------------------------
 
     def spread(self, x: Tensor, shape: Sequence[Dim]) -> Tensor:
@@ -375,11 +400,15 @@ class Builder:
             return x
         return self.ReduceSum(x, sorted(a % x.rank - x.rank for a in axes), keepdims=int(keepdims))
 
+    def mean(self, x: Tensor, axes: Sequence[int]) -> Tensor:
+        """Average over `axes`, which stay with size 1."""
+        return self.ReduceMean(x, sorted(a % x.rank - x.rank for a in axes)) if axes else x
+
     def sum_to(self, x: Tensor, shape: Sequence[Dim]) -> Tensor:
         """Undo a broadcast: sum `x` over the axes in which `shape`, aligned from the right, has no size or size 1.
 
-        Sizes of which it is not known whether they were broadcast are decided at run time. Axes in which `x` is the smaller
-        one stay as they are.
+        Sizes of which it is not known whether they were broadcast are decided at run time. Axes in which `x` is the
+        smaller one stay as they are.
         """
         shape = tuple(shape)
         extra = x.rank - len(shape)
@@ -476,7 +505,7 @@ class Builder:
             self._memo = before
 
     def finish(self, outputs: Iterable[ir.Value]) -> None:
-        """Write to the model the emitted nodes that `outputs` (further outputs of the model) need, and drop the rest."""
+        """Write to the model the emitted nodes that `outputs` (further outputs of it) need, and drop the rest."""
         needed = set(outputs) | set(self.model.graph.outputs)
         live: list[ir.Node] = []
         for node in reversed(self.nodes):

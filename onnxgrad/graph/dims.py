@@ -1,9 +1,9 @@
 """Sizes of axes: integers, or exact arithmetic on symbolic names.
 
-A `Dim` is an ``int``, or a ``str`` such as ``"N"`` or ``"2*N*H+1"``: a polynomial with integer coefficients over atoms, in
-one canonical spelling, so that two sizes are known to be equal exactly where their `Dim` are equal. Atoms are names from the
-model, floor divisions such as ``((H+1)//2)``, and ``broadcast(A,B)``. Any other text is an atom too, in braces where
-it is part of a longer expression.
+A `Dim` is an ``int``, or a ``str`` such as ``"N"`` or ``"2*N*H+1"``: a polynomial with integer coefficients over
+atoms, in one canonical spelling, so that two sizes are known to be equal exactly where their `Dim` are equal. Atoms
+are names from the model, floor divisions such as ``((H+1)//2)``, and ``broadcast(A,B)``. Any other text is an atom
+too, in braces where it is part of a longer expression.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def evaluate(dim: Dim, sizes: dict[str, int]) -> int:
 def broadcast(*shapes: Sequence[Dim]) -> Shape:
     """Return the shape that `shapes` broadcast to.
 
-    Where two symbolic sizes meet that may or may not be equal, the result is the atom ``broadcast(A,B)``, which absorbs both.
+    Where two symbolic sizes meet that may or may not be equal, the result is the atom ``broadcast(A,B)``, which
+    absorbs both.
     """
     result: list[Dim] = []
     for axis in range(-max(map(len, shapes), default=0), 0):

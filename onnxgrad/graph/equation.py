@@ -11,16 +11,14 @@ from onnxgrad.graph.dims import Dim, Shape, broadcast
 def terms_of(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
     """Return the terms of the operands and of the output, with one letter per axis.
 
-    The axes of an ellipsis, aligned from the right as in broadcasting, get letters that the equation does not use. Without an
-    output term, the output has the axes of the ellipsis and then the letters that occur once, in ASCII order.
+    The axes of an ellipsis, aligned from the right as in broadcasting, get letters that the equation does not use.
+    Without an output term, the output has the axes of the ellipsis, then the letters that occur once, in ASCII order.
     """
     left, arrow, right = equation.replace(" ", "").partition("->")
     given = left.split(",")
-    counts = [rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(given, ranks, strict=True)]
+    counts = [rank - len(term.replace("...", "")) for term, rank in zip(given, ranks, strict=True)]
     hidden = unused(left, max(counts, default=0))
-    terms = [
-        term.replace("...", hidden[len(hidden) - count :]) for term, count in zip(given, counts, strict=True)
-    ]
+    terms = [term.replace("...", hidden[len(hidden) - n :]) for term, n in zip(given, counts, strict=True)]
     if not arrow:
         letters = left.replace("...", "").replace(",", "")
         right = "..." + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))

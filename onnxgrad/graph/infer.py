@@ -1,9 +1,9 @@
 """Types of a node's outputs, with exact symbolic sizes.
 
-ONNX's own inference (one node at a time) gives types, ranks and the sizes that it knows. Where it leaves a size open, the
-formulas here give it in terms of the input's symbolic sizes; what remains open becomes a fresh name. Elements of small
-integer tensors (results of `Shape` and arithmetic on them) are followed symbolically, since they decide the shapes of `Reshape`,
-`Expand`, `Slice` and others.
+ONNX's own inference (one node at a time) gives types, ranks and the sizes that it knows. Where it leaves a size open,
+the formulas here give it in terms of the input's symbolic sizes; what remains open becomes a fresh name. Elements of
+small integer tensors (results of `Shape` and arithmetic on them) are followed symbolically, since they decide the
+shapes of `Reshape`, `Expand`, `Slice` and others.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ class InferenceError(Exception):
 
 
 def infer_types(
-    node: ir.Node, inputs: Inputs, attrs: Attrs, opset: int, outer: Mapping[str, Tensor] | None = None
+    node: ir.Node,
+    inputs: Inputs,
+    attrs: Attrs,
+    opset: int,
+    outer: Mapping[str, Tensor] | None = None,
+    functions: Sequence[onnx.FunctionProto] = (),
 ) -> list[Type | None]:
-    """Return the type of each output of an `ai.onnx` (or `ai.onnx.ml`) node; None for what is no tensor.
+    """Return the type of each output of a node; None for what is no tensor.
 
     Args:
         node: the node.
@@ -41,12 +46,14 @@ def infer_types(
         attrs: its attributes as Python values.
         opset: version of the node's domain.
         outer: by name, the values around that subgraphs in its attributes may capture.
+        functions: functions of the model, which the node may call.
 
     Raises:
-        InferenceError: if the inputs do not fit the operator.
+        InferenceError: if the inputs do not fit the operator, or nothing is known of it.
     """
+    called = any((f.domain, f.name) == (node.domain, node.op_type) for f in functions)
     try:
-        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+        schema = None if called else onnx.defs.get_schema(node.op_type, opset, node.domain)
     except onnx.defs.SchemaError as error:
         raise InferenceError(str(error)) from None
     proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain, name="n")
@@ -60,18 +67,19 @@ def infer_types(
             values = _known_values(tensor)
             if values is not None:
                 data[name] = onnx.numpy_helper.from_array(values)
-    proto.output.extend("" if not value.name and node.domain else f"o{i}" for i, value in enumerate(node.outputs))
+    proto.output.extend(f"o{i}" if value.name else "" for i, value in enumerate(node.outputs))
     proto.attribute.extend(ir.serde.serialize_attribute(a) for a in node.attributes.values() if not a.is_ref())
     try:
-        found = onnx.shape_inference.infer_node_outputs(
-            schema, proto, types, data, opset_imports=[onnx.helper.make_opsetid(node.domain, opset)]
-        )
+        found: Mapping[str, onnx.TypeProto] = {}
+        if schema is not None:
+            found = onnx.shape_inference.infer_node_outputs(
+                schema, proto, types, data, opset_imports=[onnx.helper.make_opsetid(node.domain, opset)]
+            )
+        if schema is None or ("o0" not in found and (_has_body(schema))):
+            found = _infer_through_body(proto, types, data, opset, functions)
     except Exception as error:
         raise InferenceError(str(error).strip()) from None
     result = [_type(found.get(f"o{i}")) for i in range(len(node.outputs))]
-    if result and result[0] is None and (schema.has_function or schema.has_context_dependent_function):
-        found = _infer_through_body(proto, types, data, opset)
-        result = [_type(found.get(f"o{i}")) for i in range(len(node.outputs))]
     formula = SHAPES.get(node.op_type) if node.domain == "" else None
     if formula is not None and result[0] is not None:
         dtype, shape = result[0]
@@ -80,25 +88,38 @@ def infer_types(
         if shape is None or None in shape:
             exact = formula(attrs, inputs, shape)
             if exact is not None:
-                result[0] = dtype, tuple(
-                    e if s is None else s for e, s in zip(exact, shape or exact, strict=True)
-                )
+                result[0] = dtype, tuple(e if s is None else s for e, s in zip(exact, shape or exact, strict=True))
     return result
 
 
 def _infer_through_body(
-    node: onnx.NodeProto, types: dict[str, onnx.TypeProto], data: dict[str, onnx.TensorProto], opset: int
-) -> dict[str, onnx.TypeProto]:
-    """Types of an operator that has no inference of its own but is defined by others: only whole models are expanded."""
+    node: onnx.NodeProto,
+    types: Mapping[str, onnx.TypeProto],
+    data: Mapping[str, onnx.TensorProto],
+    opset: int,
+    functions: Sequence[onnx.FunctionProto],
+) -> Mapping[str, onnx.TypeProto]:
+    """Types of an operator that is defined by others and has no inference of its own: ONNX expands only whole
+    models.
+    """
     inputs = [onnx.helper.make_value_info(name, types[name]) for name in node.input if name]
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-    constants = [onnx.TensorProto.FromString(t.SerializeToString()) for t in data.values()]
-    for name, constant in zip(data, constants, strict=True):
-        constant.name = name
-    graph = onnx.helper.make_graph([node], "g", inputs, outputs, constants)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(node.domain, opset)])
+    constants = []
+    for name, tensor in data.items():
+        constants.append(onnx.TensorProto.FromString(tensor.SerializeToString()))
+        constants[-1].name = name
+    imports = {node.domain: opset, **{i.domain: i.version for f in functions for i in f.opset_import}}
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", inputs, outputs, constants),
+        opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in imports.items()],
+        functions=functions,
+    )
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     return {value.name: value.type for value in inferred.graph.output}
+
+
+def _has_body(schema: Any) -> bool:
+    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 def infer_content(node: ir.Node, inputs: Inputs, attrs: Attrs, output: Type | None) -> tuple[Dim, ...] | None:
@@ -328,6 +349,17 @@ def _einsum(attrs: Attrs, inputs: Inputs, found: object) -> Shape:
     return tuple(sizes[letter] for letter in output)
 
 
+def _reduced(attrs: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...] | None:
+    """A reduction over axes that are not known before run time: its rank, if it follows from their number."""
+    x, axes = _shape(inputs), inputs[1] if len(inputs) > 1 else None
+    if axes is None:
+        return None
+    if attrs.get("keepdims", 1):
+        return tuple(1 if d == 1 else None for d in x)
+    count = axes.shape[0] if axes.rank else 1
+    return (None,) * (len(x) - count) if isinstance(count, int) and count else None
+
+
 def _broadcast(_: Attrs, inputs: Inputs, found: object) -> Shape:
     return broadcast(*(t.shape for t in inputs if t is not None))
 
@@ -340,16 +372,20 @@ def _matmul(_: Attrs, inputs: Inputs, found: object) -> Shape:
 
 #: Operators that act on each element alone, with ONNX's broadcasting among their inputs.
 POINTWISE = frozenset(
-    """Abs Acos Acosh Add And Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater
-    GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or
-    Pow Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh
+    """Abs Acos Acosh Add And Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu
+    Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul
+    Neg Not Or Pow Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh
     ThresholdedRelu Where Xor""".split()
 )
+
+REDUCTIONS = """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+    ReduceSumSquare""".split()
 
 SHAPES: dict[str, ShapeFormula] = {
     **dict.fromkeys(POINTWISE, _broadcast),
     "MatMul": _matmul,
     "Einsum": _einsum,
+    **dict.fromkeys(REDUCTIONS, _reduced),
     "PRelu": lambda attrs, inputs, found: _shape(inputs),
     "Conv": _window,
     "MaxPool": _window,

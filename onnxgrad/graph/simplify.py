@@ -1,10 +1,10 @@
 """Algebra that the builder applies to a node before it is written.
 
-Each rewrite is one function whose docstring is its equation. It takes the builder, the operands and the attributes of the node
-asked for and returns a tensor that is equal to the node's output and cheaper, or None.
+Each rewrite is one function whose docstring is its equation. It takes the builder, the operands and the attributes of
+the node asked for and returns a tensor that is equal to the node's output and cheaper, or None.
 
-*Spread* tensors are broadcasts that have not been written: ``spread(a)`` stands for ``Expand(a, shape)``. The rewrites move
-them outwards, towards the result, where most of them never need to be written at all.
+*Spread* tensors are broadcasts that have not been written: ``spread(a)`` stands for ``Expand(a, shape)``. The
+rewrites move them outwards, towards the result, where most of them never need to be written at all.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Operands = Sequence[Tensor | None]
 Rewrite = Callable[["Builder", Operands, dict[str, Any]], Tensor | None]
+
 
 def simplify(op: Builder, op_type: str, operands: Operands, attrs: dict[str, Any]) -> Tensor | None:
     """Return a simpler tensor that equals the output of the node asked for, or None if there is none."""
@@ -88,7 +89,9 @@ def matmul_zero(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tenso
 
 
 def einsum_spread(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor | None:
-    """An axis that an operand was spread along leaves its term, unless it is summed and no other operand has all of it."""
+    """An axis that an operand was spread along leaves its term, unless it is summed and no other operand has all of
+    it.
+    """
     tensors = _tensors(operands)
     if all(t.spread is None for t in tensors):
         return None
@@ -103,7 +106,9 @@ def einsum_spread(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Ten
         gone = [
             axis
             for axis, c in enumerate(terms[i])
-            if full[axis] == 1 != x.shape[axis] and terms[i].count(c) == 1 and (c in output or (c, x.shape[axis]) in others)
+            if full[axis] == 1 != x.shape[axis]
+            and terms[i].count(c) == 1
+            and (c in output or (c, x.shape[axis]) in others)
         ]
         if gone:
             kept = [a for a in range(x.rank) if a not in gone]
@@ -129,6 +134,15 @@ def transpose_spread(op: Builder, operands: Operands, attrs: dict[str, Any]) -> 
 
 def sum_spread(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor | None:
     """``Σ spread(a) = n · Σ a`` over an axis that a was spread along by n; ``Σ`` over axes of size 1 is a reshape."""
+    return _reduction_of_spread(op, operands, attrs, "ReduceSum")
+
+
+def mean_spread(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor | None:
+    """The mean of ``spread(a)`` over an axis that a was spread along, or over axes of size 1, is a."""
+    return _reduction_of_spread(op, operands, attrs, "ReduceMean")
+
+
+def _reduction_of_spread(op: Builder, operands: Operands, attrs: dict[str, Any], op_type: str) -> Tensor | None:
     x = operands[0]
     axes = operands[1].ints if len(operands) > 1 and operands[1] is not None else None
     if x is None or axes is None or (x.spread is None and not all(x.shape[a] == 1 for a in axes)):
@@ -136,12 +150,14 @@ def sum_spread(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor
     source = x if x.spread is None else op.reshape(x.spread, (1,) * (x.rank - x.spread.rank) + x.spread.shape)
     places = {a % x.rank for a in axes}
     trivial = {i for i in places if source.shape[i] == 1}
-    times = size_of(x.shape[i] for i in trivial)
+    times = size_of(x.shape[i] for i in trivial) if op_type == "ReduceSum" else 1
+    if any(source.shape[i] != x.shape[i] for i in places - trivial):
+        return None  # it may have been spread along this axis, or not
     if not trivial or not (isinstance(times, int) or x.dtype in _EXACT):
         return None
     keep = attrs.get("keepdims", 1)
     rest = sorted(i - x.rank for i in places - trivial)
-    result = op.ReduceSum(source, rest, keepdims=1) if rest else source
+    result = op.emit(op_type, source, rest, keepdims=1)[0] if rest else source
     factor = times if isinstance(times, int) else op.cast(op.reshape(op.size(times), ()), x.dtype)
     full = [1 if i in places else d for i, d in enumerate(x.shape)]
     result = op.spread(op.Mul(result, factor), full)
@@ -205,7 +221,7 @@ def neg_neg(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor | 
     (x,) = _tensors(operands)
     node = _emitted(op, x, "Neg")
     if node is not None:
-        return op.tensor(node.inputs[0])  # type: ignore[arg-type]
+        return op.tensor(node.inputs[0])
     return op.full(x.shape, -x.scalar, x.dtype) if x.scalar is not None and x.is_float else None
 
 
@@ -260,7 +276,7 @@ def transpose_transpose(op: Builder, operands: Operands, attrs: dict[str, Any]) 
     node = _emitted(op, x, "Transpose")
     if node is not None:
         before = node.attributes["perm"].as_ints()
-        source = op.tensor(node.inputs[0])  # type: ignore[arg-type]
+        source = op.tensor(node.inputs[0])
         assert source is not None
         return op.Transpose(source, perm=[before[i] for i in order])
     moved = [i for i in order if x.shape[i] != 1]
@@ -301,7 +317,7 @@ def reshape(op: Builder, x: Tensor, shape: Shape) -> Tensor | None:
         return None if before is None else op.reshape(before, shape)
     const = x.const
     if const is not None and all(isinstance(d, int) for d in shape):
-        return op.constant(np.reshape(const, shape), x.dtype)  # type: ignore[arg-type]
+        return op.constant(np.reshape(const, shape), x.dtype)
     return None
 
 
@@ -340,5 +356,6 @@ REWRITES: dict[str, tuple[Rewrite, ...]] = {
     "Transpose": (transpose_spread, transpose_transpose),
     "Reshape": (reshape_known,),
     "ReduceSum": (sum_spread,),
+    "ReduceMean": (mean_spread,),
     "Expand": (expand_spread,),
 }

@@ -66,10 +66,12 @@ def normalize(model: ir.Model, keep_functions: Container[ir.OperatorIdentifier] 
         _believe_tensors,
         _forget_stale_types,
         _forget_names_for_unknown,
+        _complete_calls,
         give_names,
         lambda m: _inline(m, keep_functions),
         give_names,
         lift,
+        _encode_strings,
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         RemoveUnusedOpsetsPass(),
@@ -119,6 +121,15 @@ def _says_unknown(dim: int | ir.SymbolicDim) -> bool:
     return dim.value is not None and dim.value.strip().lower() in _NO_NAMES
 
 
+def _complete_calls(model: ir.Model) -> None:
+    """Let calls of functions take all outputs, also those left out at the end, since inlining replaces each."""
+    for graph in graphs_of(model):
+        for node in graph:
+            function = model.functions.get(node.op_identifier())
+            if function is not None and len(node.outputs) < len(function.outputs):
+                node.resize_outputs(len(function.outputs))
+
+
 def _inline(model: ir.Model, keep: Container[ir.OperatorIdentifier]) -> None:
     if not model.functions:
         return
@@ -148,3 +159,18 @@ def _give_each_output_its_node(model: ir.Model) -> None:
                 function.append(identity)
                 function.outputs[index] = value = identity.outputs[0]
             seen.add(value)
+
+
+def _encode_strings(model: ir.Model) -> None:
+    """Put constants that are texts into tensors, as UTF-8; as they are, onnx_ir takes plain ASCII only."""
+    for graph in graphs_of(model):
+        for node in graph:
+            for name in node.attributes.keys() & {"value_string", "value_strings"}:
+                attr = node.attributes[name]
+                if node.op_type != "Constant" or node.domain != "" or attr.is_ref():
+                    continue
+                texts = [attr.value] if name == "value_string" else list(attr.value)
+                encoded = [text if isinstance(text, bytes) else text.encode() for text in texts]
+                tensor = ir.StringTensor(encoded, shape=ir.Shape([] if name == "value_string" else [len(texts)]))
+                del node.attributes[name]
+                node.attributes.add(ir.AttrTensor("value", tensor))

@@ -66,17 +66,17 @@ def _load(path: str | os.PathLike[str], where: str) -> onnx.ModelProto:
         raise ModelReadError(f"{where} cannot be read: {error.strerror or error}; check its permissions") from error
     except Exception as error:  # each of the forms has a parse error of its own
         with open(path, "rb") as file:
-            raise _not_onnx_but(where, file.read(64)) from error
+            raise _unparsable(where, file.read(64)) from error
 
 
 def _parse(content: bytes, where: str) -> onnx.ModelProto:
     try:
         return onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's DecodeError, of which onnx has no name
-        raise _not_onnx_but(where, content[:64]) from error
+        raise _unparsable(where, content[:64]) from error
 
 
-def _not_onnx_but(where: str, start: bytes) -> ModelReadError:
+def _unparsable(where: str, start: bytes) -> ModelReadError:
     if start.startswith(b"version https://git-lfs"):
         return ModelReadError(f"{where} only points to a file in Git LFS; fetch the file itself with `git lfs pull`")
     return _not_onnx(where, f"it begins with {start[:16]!r}")
@@ -95,6 +95,7 @@ def _deserialize(proto: onnx.ModelProto, where: str, folder: str | None) -> ir.M
     if not proto.HasField("graph") or not (proto.ir_version or proto.opset_import):
         raise _not_onnx(where, "it has no graph")
     _check_names(proto, where)
+    _give_inputs_back_their_types(proto.graph)
     aside = maps.put_aside(proto.graph)
     try:
         model = ir.serde.deserialize_model(proto)
@@ -108,6 +109,14 @@ def _deserialize(proto: onnx.ModelProto, where: str, folder: str | None) -> ir.M
     else:
         _check_self_contained(model, where)
     return model
+
+
+def _give_inputs_back_their_types(graph: onnx.GraphProto) -> None:
+    """Declare outputs that are inputs as the inputs are: onnx_ir believes what is said last, and it may be nothing."""
+    inputs = {info.name: info for info in graph.input}
+    for info in graph.output:
+        if info.name in inputs:
+            info.type.CopyFrom(inputs[info.name].type)
 
 
 def _check_self_contained(model: ir.Model, where: str) -> None:

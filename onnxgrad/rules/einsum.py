@@ -33,8 +33,9 @@ def einsum(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]
 
     def cotangent(k: int) -> Tensor:
         x = operands[k]
-        factors = [ct, *operands[:k], *operands[k + 1 :]]
-        spelled = [seed + output, *terms[:k], *terms[k + 1 :]]
+        # Ȳ takes the place of X_k: forward mode transposes this once more, and so ends at the node's own equation
+        factors = [*operands[:k], ct, *operands[k + 1 :]]
+        spelled = [*terms[:k], seed + output, *terms[k + 1 :]]
         fresh = iter(unused("".join([seed, *terms]), len(terms[k])))
         result = ""
         for axis, letter in enumerate(terms[k]):

@@ -52,10 +52,10 @@ def gemm(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]]:
         b = op.swap(b)
 
     def left() -> Tensor:
-        return _product(op, ct, op.swap(b), ct.shape[-2], a.shape[-1]) * node.attr("alpha")
+        return _product(op, ct, op.swap(b), ct.shape[-2], a.shape[-1]) * float(node.attr("alpha"))
 
     def right() -> Tensor:
-        return _product(op, op.swap(a), ct, b.shape[-2], ct.shape[-1]) * node.attr("alpha")
+        return _product(op, op.swap(a), ct, b.shape[-2], ct.shape[-1]) * float(node.attr("alpha"))
 
     return (
         lambda: op.swap(left()) if node.attr("transA") else left(),

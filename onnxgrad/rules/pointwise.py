@@ -1,7 +1,7 @@
 """Operators that act on each element alone.
 
-A partial derivative is ``f(op, y, *inputs)``. It uses the output where that is the shorter or the more accurate formula. Points without a
-derivative follow PyTorch; ``docs/kinks.md`` lists them.
+A partial derivative is ``f(op, y, *inputs)``. It uses the output where that is the shorter or the more accurate
+formula. Points without a derivative follow PyTorch; ``docs/kinks.md`` lists them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ elementwise("Pow", _power_by_base, _power_by_exponent, versions=(15,))
 
 @vjp("Mod", versions=(13, 28), follow=samples.aligned)
 def mod(op: Builder, node: Node, ct: Tensor) -> Sequence[Tensor]:
-    """``a mod b = a - b · q`` with a quotient q that is constant between its jumps: truncated if `fmod` is set, else floored.
+    """``a mod b = a - b · q`` with a quotient q that is constant between its jumps: truncated if `fmod` is set, else
+    floored.
 
     q is rounded, since ``(a - y) / b`` is an integer only up to rounding.
     """
@@ -89,7 +90,9 @@ elementwise("HardSwish", lambda op, y, x: _hard_swish(op, x), versions=(14, 22))
 elementwise("ThresholdedRelu", lambda op, y, x, *, alpha: x > alpha, versions=(10, 22))
 elementwise("LeakyRelu", lambda op, y, x, *, alpha: _choose(op, x > 0, 1.0, alpha, x), versions=(16,))
 elementwise("Elu", lambda op, y, x, *, alpha: _choose(op, x > 0, 1.0, alpha * _exp_below(op, x), x), versions=(6, 22))
-elementwise("Celu", lambda op, y, x, *, alpha: _choose(op, x > 0, 1.0, _exp_below(op, x * (1 / alpha)), x), versions=(12, 28))
+elementwise(
+    "Celu", lambda op, y, x, *, alpha: _choose(op, x > 0, 1.0, _exp_below(op, x * (1 / alpha)), x), versions=(12, 28)
+)
 elementwise(
     "Selu",
     lambda op, y, x, *, alpha, gamma: _choose(op, x > 0, gamma, (alpha * gamma) * _exp_below(op, x), x),
@@ -121,7 +124,9 @@ def _inside(op: Builder, y: Tensor, low: float, high: float, slope: float) -> Te
 
 
 def _exp_below(op: Builder, x: Tensor) -> Tensor:
-    """``exp(min(x, 0))``: the branch of x > 0 is not taken, and must not overflow all the same (inf · 0 in a second order)."""
+    """``exp(min(x, 0))``: the branch of x > 0 is not taken, and must not overflow all the same (inf · 0 in a second
+    order).
+    """
     return op.Exp(op.Min(x, op.constant(0, x.dtype)))
 
 
@@ -179,7 +184,8 @@ def extremum(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tenso
 
 @vjp("Clip", versions=(13,), follow=samples.aligned)
 def clip(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]]:
-    """``min(max(x, low), high)``: inside the bounds, and on them, the cotangent passes to x, else to the bound in force.
+    """``min(max(x, low), high)``: inside the bounds, and on them, the cotangent passes to x, else to the bound in
+    force.
 
     Where low > high, ONNX lets high win.
     """

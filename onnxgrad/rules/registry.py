@@ -1,11 +1,12 @@
 """The table of rules, and the ways to write one.
 
-A rule says how the cotangents of a node's outputs become cotangents of its inputs (its vector-Jacobian product). It is a formula over
-the builder `op`. The driver does everything else: it sums over broadcast axes, spreads what is smaller than its
-input, accumulates, and leaves out what nobody wants. A cotangent may have one axis of seeds more than its output, in front; so rules
-count axes from the right.
+A rule says how the cotangents of a node's outputs become cotangents of its inputs (its vector-Jacobian product). It
+is a formula over the builder `op`. The driver does everything else: it sums over broadcast axes, spreads what is
+smaller than its input, accumulates, and leaves out what nobody wants. A cotangent may have one axis of seeds more
+than its output, in front; so rules count axes from the right.
 
-What a rule returns for one input is a tensor, or a function without arguments that makes it (called only if it is wanted).
+What a rule returns for one input is a tensor, or a function without arguments that makes it (called only if it is
+wanted).
 
 Example:
     The derivative of a custom operator ``my.domain::Cube``::
@@ -18,7 +19,7 @@ Example:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +103,7 @@ class Registry:
         """Return the rule of an operator (``"domain::Op"``, or ``"Op"`` of ai.onnx)."""
         return self._rules.get(operator)
 
-    def __iter__(self) -> Iterable[Rule]:
+    def __iter__(self) -> Iterator[Rule]:
         return iter(sorted(self._rules.values(), key=lambda r: ("::" in r.operator, r.operator)))
 
 
@@ -163,7 +164,8 @@ def register(
     Args:
         name: the operator.
         domain: its domain.
-        wrt: positions of the inputs that have a derivative (None: every floating-point one). With one position, the function
+        wrt: positions of the inputs that have a derivative (None: every floating-point one). With one position, the
+        function
             returns one cotangent; otherwise one per input, each a tensor or a function without arguments.
         zero: positions of floating-point inputs whose derivative is zero, each with the reason.
         samples_axis_0: whether sample i of each output depends on sample i of the inputs only, with the samples on
@@ -196,9 +198,9 @@ def register(
 def elementwise(names: str, *partials: Partial | str, versions: Collection[int], remark: str = "") -> None:
     """Enter operators that act on each element alone, by one partial derivative per input.
 
-    A partial is ``f(op, y, *inputs)``; attributes that it wants are its keyword-only parameters. It gives a floating-point
-    factor, or a mask (bool) of the elements through which the cotangent passes. A text in the place of a partial is the
-    reason why the derivative with respect to that input is zero.
+    A partial is ``f(op, y, *inputs)``; attributes that it wants are its keyword-only parameters. It gives a
+    floating-point factor, or a mask (bool) of the elements through which the cotangent passes. A text in the place of
+    a partial is the reason why the derivative with respect to that input is zero.
     """
     zero = {i: p for i, p in enumerate(partials) if isinstance(p, str)}
     wanted = [_attributes_of(p) if callable(p) else () for p in partials]
@@ -247,11 +249,11 @@ def linear(
     follow: Following | None = None,
     remark: str = "",
 ) -> None:
-    """Enter operators that are linear in their first input, by the adjoint; other inputs are no numbers to differentiate by."""
+    """Enter operators that are linear in their first input, by the adjoint; other inputs are no numbers to
+    differentiate by.
+    """
     for operator in _operators(names, ""):
-        REGISTRY.add(
-            Rule(operator, "linear", frozenset(versions), adjoint, frozenset({0}), {}, follow, remark)
-        )
+        REGISTRY.add(Rule(operator, "linear", frozenset(versions), adjoint, frozenset({0}), {}, follow, remark))
 
 
 def composed(
@@ -267,8 +269,8 @@ def composed(
 ) -> None:
     """Enter operators by an expression in simpler operators that equals their output(s).
 
-    The node itself stays in the model; its derivative is the derivative of the expression, which must be built from ``node.inputs``
-    by `op` alone. For what would be long as a formula and is rare or cheap.
+    The node itself stays in the model; its derivative is the derivative of the expression, which must be built from
+    ``node.inputs`` by `op` alone. For what would be long as a formula and is rare or cheap.
     """
     for operator in _operators(names, domain):
         REGISTRY.add(
@@ -287,7 +289,9 @@ def composed(
 
 
 def not_differentiable(names: str, why: str, *, versions: Collection[int], domain: str = "") -> None:
-    """Enter operators whose derivative is zero wherever it exists, or whose outputs are no real numbers; `why` says it."""
+    """Enter operators whose derivative is zero wherever it exists, or whose outputs are no real numbers; `why` says
+    it.
+    """
     for operator in _operators(names, domain):
         REGISTRY.add(Rule(operator, "not differentiable", frozenset(versions), None, remark=why))
 

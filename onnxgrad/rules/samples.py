@@ -1,7 +1,7 @@
 """Where the samples of a batch go: how one axis passes through each kind of operator, without samples meeting.
 
-A per-sample Jacobian is right only if sample i of the output depends on sample i of the input and on no other. The functions here
-say, for one node, on which axis of its outputs the samples of its inputs lie, or raise `Mixed`.
+A per-sample Jacobian is right only if sample i of the output depends on sample i of the input and on no other. The
+functions here say, for one node, on which axis of its outputs the samples of its inputs lie, or raise `Mixed`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Mixed(Exception):  # noqa: N818 - collected by the analysis, not an error 
 class Samples:
     """The axis on which samples lie.
 
-    An axis may hold more than the samples, after a `Reshape` that merges axes: its size is ``outer * samples * inner``, and
-    element i of it belongs to sample ``(i // inner) % samples``.
+    An axis may hold more than the samples, after a `Reshape` that merges axes: its size is ``outer * samples *
+    inner``, and element i of it belongs to sample ``(i // inner) % samples``.
 
     Attributes:
         axis: the axis, from the left.
@@ -83,13 +83,37 @@ def first_axis_of_data(node: Node, inputs: Sequence[Samples | None]) -> list[Sam
 
 
 def along(axes: Callable[[Node], Sequence[int]]) -> Following:
-    """Follow an operator that works along the axes ``axes(node)`` of its inputs (all of one rank) and keeps all others."""
+    """Follow an operator that works along the axes ``axes(node)`` of its inputs (all of one rank) and keeps all
+    others.
+    """
 
     def follow(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | None]:
         place = _agree(inputs)
         if place.axis in {a % _rank(node, 0) for a in axes(node)}:
             raise Mixed(f"it works along axis {place.axis}, on which the samples lie")
         return [place] * len(node.outputs)
+
+    return follow
+
+
+def along_data(axes: Callable[[Node], Sequence[int]]) -> Following:
+    """Follow an operator that works along the axes ``axes(node)`` of its first input; all samples share its other inputs."""
+
+    def follow(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samples | None]:
+        if any(inputs[1:]):
+            raise Mixed("samples reach it through a weight, which all samples share")
+        return along(axes)(node, inputs)
+
+    return follow
+
+
+def along_first(axes: Callable[[Node], Sequence[int]]) -> Following:
+    """Follow an operator that works along the axes ``axes(node)`` of its first input; others are aligned from the right."""
+
+    def follow(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samples | None]:
+        if inputs[0] is not None:
+            along(axes)(node, inputs[:1])
+        return aligned(node, inputs)
 
     return follow
 
@@ -141,7 +165,9 @@ def transposed(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | N
 
 
 def matmul(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | None]:
-    """Follow `MatMul`: rows of the left, columns of the right, and aligned batch axes stay apart; the rest is summed."""
+    """Follow `MatMul`: rows of the left, columns of the right, and aligned batch axes stay apart; the rest is
+    summed.
+    """
     found: list[Samples | None] = []
     for i, s in enumerate(inputs):
         if s is None:
@@ -195,7 +221,7 @@ def einsum(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | None]
 
 def concatenated(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | None]:
     """Follow `Concat`."""
-    return along(axis_attribute)(node, inputs)
+    return list(along(axis_attribute)(node, inputs))
 
 
 def gathered(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | None]:

@@ -1,0 +1,303 @@
+"""One derivative against differences: along random directions, and element by element where those disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxgrad.checks.derived import Array, Derivatives
+from onnxgrad.checks.differences import EPS, Difference, Sides, central, one_sided
+from onnxgrad.checks.report import Row, Verdict
+from onnxgrad.errors import RunError
+
+#: How much of the derivative an error may be to go unnoticed.
+SHARP = 1e-3
+#: Below this share of the output (for a change of the input by its own size) a derivative counts as zero at the point.
+_FLAT = 1e-6
+#: Rounding of the derivative itself, relative to the sum of magnitudes.
+_ROUNDING = {"float64": 1e-11, "float32": 1e-4}
+_DIRECTIONS, _ENOUGH = 8, 2
+#: Number of elements of an output that are compared one by one; of more, a random choice.
+_ELEMENTS = 100_000
+_BISECTIONS = 120
+_PLACES = 4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that is needed to take differences of one output along one input.
+
+    Attributes:
+        run: the function: feeds in, all outputs under test out.
+        derivatives: the derivatives under test.
+        feeds: the point.
+        moved: the name by which the input is fed to `run`.
+        base: its value there: the point itself, or zeros where a shift is fed.
+        scale: how far each of its elements is moved at most, at t = 1.
+        precision: "float64" or "float32".
+        follow: translates a fed array into that for the derivatives, which do not know of shifts.
+    """
+
+    run: Callable[[Mapping[str, Any]], Mapping[str, Array]]
+    derivatives: Derivatives
+    feeds: Mapping[str, Any]
+    moved: str
+    base: Array
+    scale: Array
+    precision: str
+
+
+@dataclass
+class Evidence:
+    """What the directions so far have shown.
+
+    Attributes:
+        agreed: number of directions along which the derivative is shown to be right.
+        flat: number of those along which it is zero, and so is the difference.
+        places: what was found at single elements, in words; at kinks and for errors.
+    """
+
+    agreed: int = 0
+    flat: int = 0
+    blurred: int = 0
+    unexplained: int = 0
+    kinks: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    last: tuple[float, float, float] | None = None
+    adjoint: float | None = None
+
+
+def verify(of: str, wrt: str, setting: Setting, rng: np.random.Generator) -> Row:
+    """Hold the derivative of one output by one input against differences."""
+    evidence = Evidence()
+    try:
+        _look(of, wrt, setting, rng, evidence)
+        verdict, detail = _judge(evidence)
+        if verdict == "kink":
+            verdict, detail = _beside(of, wrt, setting, rng, detail)
+    except RunError as error:
+        return Row(of, wrt, "not runnable", str(error))
+    without = setting.derivatives.no_jvp.get((of, wrt))
+    if without is not None and verdict in ("right", "kink", "undecided"):
+        detail = f"{detail}; no forward mode: {without}".removeprefix("; ")
+    if evidence.adjoint is not None and not evidence.adjoint <= 100 * _ROUNDING[setting.precision]:
+        verdict, detail = "wrong", f"⟨ct, J t⟩ and ⟨Jᵀ ct, t⟩ differ by {evidence.adjoint:.1e} of their size"
+    derivative, difference, tolerance = evidence.last or (None, None, None)
+    return Row(of, wrt, verdict, detail, derivative, difference, tolerance, evidence.adjoint)
+
+
+def verify_zero(of: str, wrt: str, reason: str, setting: Setting, rng: np.random.Generator) -> Row:
+    """Hold against differences that a derivative is zero by nature."""
+    found = None
+    try:
+        for _ in range(_ENOUGH):
+            direction = _direction(setting, rng)
+            choice = _choice(setting, of, rng)
+            line = _line(setting, of, direction, lambda y, choice=choice: y.ravel()[choice])  # type: ignore[misc]
+            sides = one_sided(line, setting.precision)
+            y = np.abs(line(0.0))
+            for s, size in zip(sides, y, strict=True):
+                if s.jump:
+                    continue
+                slope = max(abs(s.behind), abs(s.ahead))
+                if slope > 10 * s.error and slope > 1e-4 * max(size, 1e-3 * float(np.max(y, initial=0))):
+                    found = f"said to be zero ({reason}), but differences give {s.behind:.6g} and {s.ahead:.6g}"
+    except RunError as error:
+        return Row(of, wrt, "not runnable", str(error))
+    return Row(of, wrt, "zero", reason) if found is None else Row(of, wrt, "wrong", found)
+
+
+def _look(of: str, wrt: str, setting: Setting, rng: np.random.Generator, evidence: Evidence) -> None:
+    """Compare along random directions until the case is clear."""
+    y = np.asarray(setting.run({**setting.feeds, setting.moved: setting.base})[of])
+    for _ in range(_DIRECTIONS):
+        if evidence.errors or evidence.kinks or max(evidence.agreed, evidence.unexplained) >= _ENOUGH:
+            return
+        direction = _direction(setting, rng)
+        ct = rng.normal(size=y.shape)
+        choice = _choice(setting, of, rng)
+        g = setting.derivatives.vjp(of, wrt, _plain(setting), ct.astype(y.dtype)).astype(np.float64)
+        u = setting.derivatives.jvp(of, wrt, _plain(setting), direction.astype(setting.base.dtype))
+        if g.shape != direction.shape:
+            evidence.errors.append(f"the derivative has shape {list(g.shape)}, the input {list(direction.shape)}")
+            return
+
+        def look_at(values: Array, ct: Array = ct, choice: Array = choice) -> Array:
+            return np.concatenate([[np.sum(ct * values)], values.ravel()[choice]])
+
+        difference = central(_line(setting, of, direction, look_at), setting.precision)
+        with np.errstate(all="ignore"):
+            exact = float(np.sum(g * direction))
+            size = float(np.sum(np.abs(g * direction)))
+            natural = float(np.sum(np.abs(ct * y)))
+        tolerance = 10 * float(difference.error[0]) + _ROUNDING[setting.precision] * size
+        number = float(difference.value[0])
+        evidence.last = exact, number, tolerance
+        if u is not None:
+            _adjoint(evidence, float(np.sum(ct * u)), exact, size)
+        flat = max(abs(exact), abs(number)) <= tolerance <= _FLAT * max(natural, size)
+        sharp = tolerance <= SHARP * max(abs(exact), abs(number)) or flat or tolerance == exact == number == 0
+        agrees = abs(exact - number) <= tolerance
+        strange = u is not None and bool(_strange(u.ravel()[choice].astype(np.float64), difference, setting, 1).any())
+        if agrees and sharp and not strange:
+            evidence.agreed += 1
+            evidence.flat += flat or tolerance == 0
+        elif not agrees or strange:
+            found = len(evidence.kinks) + len(evidence.errors)
+            _search(of, wrt, setting, direction, ct, evidence)
+            if len(evidence.kinks) + len(evidence.errors) == found:
+                evidence.unexplained += not agrees
+                evidence.agreed += agrees and sharp
+        else:
+            evidence.blurred += 1
+
+
+def _judge(evidence: Evidence) -> tuple[Verdict, str]:
+    if evidence.errors:
+        return "wrong", "; ".join(evidence.errors[:_PLACES])
+    if evidence.kinks:
+        return "kink", "; ".join(evidence.kinks[:_PLACES])
+    exact, number, tolerance = evidence.last or (0.0, 0.0, 0.0)
+    if evidence.unexplained >= _ENOUGH or (evidence.unexplained and not evidence.agreed):
+        return "wrong", f"along a random direction {exact:.6g}, by differences {number:.6g} ± {tolerance:.1g}"
+    if evidence.agreed >= _ENOUGH:
+        return "right", "zero at this point" if evidence.flat >= evidence.agreed else ""
+    return "undecided", f"differences are too blurred: {number:.6g} ± {tolerance:.1g}"
+
+
+def _adjoint(evidence: Evidence, forward: float, backward: float, size: float) -> None:
+    gap = abs(forward - backward)
+    if np.isfinite(gap):
+        relative = gap / max(size, abs(forward), np.finfo(np.float64).tiny)
+        evidence.adjoint = max(relative, evidence.adjoint or 0.0)
+
+
+# --- lines ------------------------------------------------------------------------------------
+
+
+def _direction(setting: Setting, rng: np.random.Generator) -> Array:
+    """Return a random direction: each element moves by half to one and a half times its scale, up or down."""
+    shape = setting.base.shape
+    return setting.scale * rng.uniform(0.5, 1.5, size=shape) * rng.choice([-1.0, 1.0], size=shape)
+
+
+def _choice(setting: Setting, of: str, rng: np.random.Generator) -> Array:
+    size = np.asarray(setting.run({**setting.feeds, setting.moved: setting.base})[of]).size
+    return np.arange(size) if size <= _ELEMENTS else np.sort(rng.choice(size, _ELEMENTS, replace=False))
+
+
+def _line(setting: Setting, of: str, direction: Array, look_at: Callable[[Array], Array]) -> Callable[[float], Array]:
+    shape: list[tuple[int, ...]] = []
+
+    def line(t: float) -> Array:
+        moved = (setting.base.astype(np.float64) + t * direction).astype(setting.base.dtype)
+        y = np.asarray(setting.run({**setting.feeds, setting.moved: moved})[of]).astype(np.float64)
+        shape.append(y.shape)
+        if y.shape != shape[0]:
+            raise RunError(f"the shape of {of!r} changes along with the input")
+        return look_at(y)
+
+    return line
+
+
+def _plain(setting: Setting) -> dict[str, Any]:
+    """The feeds of a derivative, which has no shifts."""
+    feeds = {name: value for name, value in setting.feeds.items() if not name.startswith("onnxgrad/shift_")}
+    return {**feeds, setting.moved: setting.base} if setting.moved in feeds else feeds
+
+
+# --- where it is wrong --------------------------------------------------------------------------
+
+
+def _strange(exact: Array, difference: Difference, setting: Setting, start: int) -> Array:
+    """Return which elements of a JVP disagree with differences."""
+    value, error = difference.value[start:], difference.error[start:]
+    finite = np.abs(value[np.isfinite(value)])
+    floor = (1e-6 if setting.precision == "float64" else 1e-2) * float(np.max(finite, initial=0))
+    with np.errstate(all="ignore"):
+        gap = np.abs(exact - value)
+    known = np.isfinite(error)
+    same = (gap <= 10 * error + floor) | (np.isnan(exact) & np.isnan(value))
+    return np.asarray(~same & known)
+
+
+def _search(of: str, wrt: str, setting: Setting, direction: Array, ct: Array, evidence: Evidence) -> None:
+    """Halve a direction until single elements of the input remain along which the derivative disagrees."""
+    tests = 0
+
+    def disagrees(part: Array) -> tuple[Array, Array, Array] | None:
+        """Return, for a part of the direction, the outputs that disagree, with exact and differences."""
+        nonlocal tests
+        tests += 1
+        u = setting.derivatives.jvp(of, wrt, _plain(setting), part.astype(setting.base.dtype))
+        if u is not None and u.size <= _ELEMENTS:
+            exact, look_at = u.ravel().astype(np.float64), np.ravel
+        else:
+            g = setting.derivatives.vjp(of, wrt, _plain(setting), ct.astype(setting.base.dtype))
+            with np.errstate(all="ignore"):
+                exact = np.array([np.sum(g.astype(np.float64) * part)])
+
+            def look_at(values: Array) -> Array:
+                return np.array([np.sum(ct * values)])
+
+        difference = central(_line(setting, of, part, look_at), setting.precision)
+        strange = np.flatnonzero(_strange(exact, difference, setting, 0))
+        if not strange.size:
+            return None
+        return strange, exact[strange], _sides_along(of, setting, part, lambda y: look_at(y)[strange])
+
+    pending = [np.flatnonzero(direction)]
+    while pending and tests < _BISECTIONS and len(evidence.errors) + len(evidence.kinks) < _PLACES:
+        support = pending.pop()
+        part = np.zeros(direction.size)
+        part[support] = direction.ravel()[support]
+        part = part.reshape(direction.shape)
+        found = disagrees(part)
+        if found is None:
+            continue
+        if len(support) == 1:
+            _classify(setting, int(support[0]), float(direction.ravel()[support[0]]), found, evidence)
+        else:
+            pending += [support[: len(support) // 2], support[len(support) // 2 :]]
+
+
+def _sides_along(of: str, setting: Setting, part: Array, look_at: Callable[[Array], Array]) -> Any:
+    return lambda: one_sided(_line(setting, of, part, look_at), setting.precision)
+
+
+def _classify(setting: Setting, element: int, length: float, found: tuple[Array, Array, Any], evidence: Evidence) -> None:
+    """Say for one element of the input whether it lies at a kink, or the derivative is wrong."""
+    outputs, exact, sides_of = found
+    place = tuple(int(i) for i in np.unravel_index(element, setting.base.shape))
+    for output, derivative, sides in zip(outputs[:_PLACES], exact, sides_of(), strict=False):
+        where = f"input element {list(place)}, output element {int(output)}"
+        if sides.differ() and (sides.admit(float(derivative)) or (sides.jump and not np.isfinite(derivative))):
+            evidence.kinks.append(f"{where}: {_told(sides, length)}, derivative {derivative / length:.6g}")
+        else:
+            evidence.errors.append(f"{where}: derivative {derivative / length:.6g}, by differences {_told(sides, length)}")
+
+
+def _told(sides: Sides, length: float) -> str:
+    if sides.jump:
+        return "a jump or an infinite slope"
+    left, right = sides.behind / length, sides.ahead / length
+    return f"{left:.6g} on one side and {right:.6g} on the other" if sides.differ() else f"{right:.6g}"
+
+
+def _beside(of: str, wrt: str, setting: Setting, rng: np.random.Generator, kink: str) -> tuple[Verdict, str]:
+    """At a kink: look whether the derivative is right at points beside it."""
+    for far in (0.01, 0.1, 0.3):
+        shift = far * setting.scale * rng.uniform(-1, 1, size=setting.base.shape)
+        evidence = Evidence()
+        moved = (setting.base + shift).astype(setting.base.dtype)
+        _look(of, wrt, Setting(**{**vars(setting), "base": moved}), rng, evidence)
+        verdict, detail = _judge(evidence)
+        if verdict in ("right", "wrong"):
+            return ("kink", kink) if verdict == "right" else ("wrong", f"beside a kink: {detail}")
+    return "undecided", f"at a kink, and beside it too: {kink}"
+
+
+__all__ = ["EPS", "Setting", "verify", "verify_zero"]

@@ -1,0 +1,239 @@
+"""Softmax, and operators that bring their input to a standard mean, variance or norm.
+
+Those that subtract a mean and divide by a standard deviation share one closed form (`_standardized` and `_standardized_back`). They
+compute in float32 at least, whatever the model's type, as ONNX says of most of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from onnxgrad.graph.builder import Builder
+from onnxgrad.graph.dims import dim_floordiv, size_of
+from onnxgrad.graph.node import Node
+from onnxgrad.graph.tensor import Tensor
+from onnxgrad.rules import samples
+from onnxgrad.rules.registry import composed, not_differentiable, vjp
+from onnxgrad.rules.samples import Samples
+
+Cotangents = Sequence[Callable[[], Tensor]]
+
+
+def _axis(node: Node) -> list[int]:
+    """The axis that the attribute `axis` names, from the right."""
+    return [node.attr("axis") % node.x.rank - node.x.rank]
+
+
+# --- softmax ---------------------------------------------------------------------------------
+
+
+@vjp("Softmax", versions=(13,), follow=samples.along(samples.axis_attribute))
+def softmax(op: Builder, node: Node, ct: Tensor) -> Tensor:
+    """``x̄ = y · (ȳ - Σ ȳ y)``."""
+    return node.y * (ct - op.sum(ct * node.y, _axis(node)))
+
+
+@vjp("LogSoftmax", versions=(13,), follow=samples.along(samples.axis_attribute))
+def log_softmax(op: Builder, node: Node, ct: Tensor) -> Tensor:
+    """``x̄ = ȳ - exp(y) · Σ ȳ``."""
+    return ct - op.Exp(node.y) * op.sum(ct, _axis(node))
+
+
+not_differentiable("Hardmax", "constant between its jumps", versions=(13,))
+
+# --- mean 0 and variance 1 -------------------------------------------------------------------
+
+
+def _in_working_type(op: Builder, node: Node, *tensors: Tensor | None) -> list[Tensor]:
+    """Cast tensors to float64 where an input is that or `stash_type` says so, else to float32; what is absent becomes 0."""
+    types = {t.dtype for t in node.inputs if t is not None} | {ir.DataType(node.attr("stash_type", 1))}
+    dtype = ir.DataType.DOUBLE if ir.DataType.DOUBLE in types else ir.DataType.FLOAT
+    return [op.constant(0, dtype) if t is None else op.cast(t, dtype) for t in tensors]
+
+
+def _standardized(op: Builder, x: Tensor, axes: Sequence[int], epsilon: float) -> tuple[Tensor, Tensor]:
+    """Return ``n = (x - mean) / σ`` and ``1/σ``, with ``σ² = variance + ε``."""
+    d = x - op.mean(x, axes)
+    inverse = op.Reciprocal(op.Sqrt(op.mean(d * d, axes) + epsilon))
+    return d * inverse, inverse
+
+
+def _standardized_back(op: Builder, n: Tensor, inverse: Tensor, ct: Tensor, axes: Sequence[int]) -> Tensor:
+    """``x̄ = (n̄ - mean(n̄) - n · mean(n̄ n)) / σ``."""
+    return inverse * (ct - op.mean(ct, axes) - n * op.mean(ct * n, axes))
+
+
+def _from_axis(node: Node) -> list[int]:
+    """The axes from the attribute `axis` on."""
+    return list(range(*_axis(node), 0))
+
+
+@vjp("LayerNormalization", versions=(17,), follow=samples.along_first(_from_axis))
+def layer_normalization(
+    op: Builder, node: Node, ct: Tensor, mean_ct: Tensor | None = None, inverse_ct: Tensor | None = None
+) -> Cotangents:
+    """``Y = n · scale + B``; the other outputs are the mean, and 1/σ with the derivative ``-n / (σ² · count)`` by x."""
+    x, scale, ct, mean_ct, inverse_ct = _in_working_type(op, node, *node.inputs[:2], ct, mean_ct, inverse_ct)
+    axes = _from_axis(node)
+    n, inverse = _standardized(op, x, axes, node.attr("epsilon"))
+    share = op.one_over(size_of(x.shape[a] for a in axes), x.dtype)
+    return (
+        lambda: (
+            _standardized_back(op, n, inverse, ct * scale, axes)
+            + (mean_ct - inverse_ct * inverse * inverse * n) * share
+        ),
+        lambda: ct * n,
+        lambda: ct,
+    )
+
+
+@vjp("RMSNormalization", versions=(23,), follow=samples.along_first(_from_axis))
+def rms_normalization(op: Builder, node: Node, ct: Tensor) -> Cotangents:
+    """``Y = n · scale`` with ``n = x / r``, ``r² = mean(x²) + ε``; ``x̄ = (n̄ - n · mean(n̄ n)) / r``."""
+    x, scale, ct = _in_working_type(op, node, *node.inputs, ct)
+    axes = _from_axis(node)
+    inverse = op.Reciprocal(op.Sqrt(op.mean(x * x, axes) + node.attr("epsilon")))
+    n, g = x * inverse, ct * scale
+    return lambda: inverse * (g - n * op.mean(g * n, axes)), lambda: ct * n
+
+
+# --- the same with a scale and a bias per channel (axis 1) ---------------------------------------
+
+
+def _column(op: Builder, weight: Tensor, rank: int) -> Tensor:
+    """A weight of shape ``(…, C)`` as ``(…, 1, C, 1, …)``, to be aligned with axis 1 of `rank` ones."""
+    return op.reshape(weight, (*weight.shape[:-1], *[1] * min(rank - 1, 1), weight.shape[-1], *[1] * (rank - 2)))
+
+
+def _all_but_channels(rank: int) -> list[int]:
+    return [a for a in range(-rank, 0) if a != 1 - rank]
+
+
+def _per_channel(op: Builder, x: Tensor, rank: int) -> Tensor:
+    """Undo `_column`: sum over all of the last `rank` axes but axis 1 of them."""
+    total = op.sum(x, _all_but_channels(rank))
+    return op.reshape(total, (*x.shape[:-rank], size_of(total.shape[-rank:])))
+
+
+def _follow_batch(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samples | None]:
+    if node.attr("training_mode"):
+        raise samples.Mixed("in training mode its statistics are those of the batch")
+    return samples.along_data(lambda _: ())(node, inputs)
+
+
+@vjp("BatchNormalization", versions=(15,), follow=_follow_batch)
+def batch_normalization(
+    op: Builder, node: Node, ct: Tensor, mean_ct: Tensor | None = None, variance_ct: Tensor | None = None
+) -> Cotangents:
+    """``Y = (x - mean) / σ · scale + B`` per channel, with ``σ² = variance + ε``; mean and variance are inputs."""
+    if node.attr("training_mode"):
+        return _batch_normalization_in_training(op, node, ct, mean_ct, variance_ct)
+    x, scale, mean, variance, wide_ct = _in_working_type(op, node, *node.inputs[:2], *node.inputs[3:], ct)
+    rank = x.rank
+    inverse = op.Reciprocal(op.Sqrt(variance + node.attr("epsilon")))
+    factor = scale * inverse
+    moment = _per_channel(op, wide_ct * (x - _column(op, mean, rank)), rank) * inverse
+    return (
+        lambda: ct * op.cast(_column(op, factor, rank), ct.dtype),
+        lambda: moment,
+        lambda: _per_channel(op, wide_ct, rank),
+        lambda: -_per_channel(op, wide_ct, rank) * factor,
+        lambda: -0.5 * moment * factor * inverse,
+    )
+
+
+def _batch_normalization_in_training(
+    op: Builder, node: Node, ct: Tensor, mean_ct: Tensor | None, variance_ct: Tensor | None
+) -> Cotangents:
+    """Mean and variance are those of x, and further outputs: ``running = input · momentum + current · (1 - momentum)``."""
+    momentum, rank = node.attr("momentum"), node.x.rank
+    weights = [t if t is not None else op.zeros_like(w) for t, w in zip((mean_ct, variance_ct), node.inputs[3:], strict=True)]
+    x, scale, ct, mean_ct, variance_ct = _in_working_type(op, node, *node.inputs[:2], ct, *weights)
+    axes = _all_but_channels(rank)
+    n, inverse = _standardized(op, x, axes, node.attr("epsilon"))
+    share = op.one_over(size_of(x.shape[a] for a in axes), x.dtype) * (1 - momentum)
+    running = _column(op, mean_ct, rank) + _column(op, variance_ct, rank) * (x - op.mean(x, axes)) * 2
+    return (
+        lambda: _standardized_back(op, n, inverse, ct * _column(op, scale, rank), axes) + running * share,
+        lambda: _per_channel(op, ct * n, rank),
+        lambda: _per_channel(op, ct, rank),
+        lambda: mean_ct * momentum,
+        lambda: variance_ct * momentum,
+    )
+
+
+def _spatial_axes(node: Node) -> list[int]:
+    return list(range(2 - node.x.rank, 0))
+
+
+@vjp("InstanceNormalization", versions=(6, 22), follow=samples.along_data(_spatial_axes))
+def instance_normalization(op: Builder, node: Node, ct: Tensor) -> Cotangents:
+    """``Y = n · scale + B`` per channel, with the mean and variance of one sample's channel."""
+    x, scale, ct = _in_working_type(op, node, *node.inputs[:2], ct)
+    rank, axes = x.rank, _spatial_axes(node)
+    n, inverse = _standardized(op, x, axes, node.attr("epsilon"))
+    return (
+        lambda: _standardized_back(op, n, inverse, ct * _column(op, scale, rank), axes),
+        lambda: _per_channel(op, ct * n, rank),
+        lambda: _per_channel(op, ct, rank),
+    )
+
+
+@vjp("GroupNormalization", versions=(18, 21), follow=samples.along_data(lambda node: range(1, node.x.rank)))
+def group_normalization(op: Builder, node: Node, ct: Tensor) -> Cotangents:
+    """``Y = n · scale + B`` with the mean and variance of a group of channels; scale and B are per group (v18) or channel."""
+    groups, whole = node.attr("num_groups"), node.x.shape
+    folded = (whole[0], groups, dim_floordiv(size_of(whole[1:]), groups))
+    affine = folded if node.version == 18 else whole
+    seeds, rank = ct.shape[: ct.rank - len(whole)], len(affine)
+    x, scale, ct = _in_working_type(op, node, *node.inputs[:2], op.reshape(ct, (*seeds, *affine)))
+    n, inverse = _standardized(op, op.reshape(x, folded), [-1], node.attr("epsilon"))
+
+    def data() -> Tensor:
+        g = op.reshape(ct * _column(op, scale, rank), (*seeds, *folded))
+        return op.reshape(_standardized_back(op, n, inverse, g, [-1]), (*seeds, *whole))
+
+    return data, lambda: _per_channel(op, ct * op.reshape(n, affine), rank), lambda: _per_channel(op, ct, rank)
+
+
+# --- norms of other kinds ------------------------------------------------------------------------
+
+
+@vjp("MeanVarianceNormalization", versions=(13,), follow=samples.along(lambda node: node.attr("axes")))
+def mean_variance_normalization(op: Builder, node: Node, ct: Tensor) -> Tensor:
+    """``y = d / s`` with ``d = x - mean``, ``s = σ + 1e-9``, ``σ² = mean(d²)``; ``x̄ = (ȳ - mean(ȳ)) / s - y/σ · mean(ȳ y)``.
+
+    The last term is 0 where σ is.
+    """
+    x, ct = _in_working_type(op, node, node.x, ct)
+    axes = [a % x.rank - x.rank for a in node.attr("axes")]
+    d = x - op.mean(x, axes)
+    sigma = op.Sqrt(op.mean(d * d, axes))
+    s = sigma + 1e-9
+    y = d / s
+    return (ct - op.mean(ct, axes)) / s - y * (op.mean(ct * y, axes) / op.Where(op.Equal(sigma, 0), 1, sigma))
+
+
+@vjp("LpNormalization", versions=(1, 22), follow=samples.along(samples.axis_attribute))
+def lp_normalization(op: Builder, node: Node, ct: Tensor) -> Tensor:
+    """``y = x / r`` with the norm r; ``x̄ = (ȳ - ∂r/∂x · Σ ȳ y) / r``, which is taken as 0 where all of x is 0, as y is."""
+    x, axis = node.x, _axis(node)
+    r, slope = (op.ReduceL1(x, axis), op.Sign(x)) if node.attr("p") == 1 else (op.ReduceL2(x, axis), node.y)
+    zero = op.Equal(r, 0)
+    return op.Where(zero, 0, (ct - slope * op.sum(ct * node.y, axis)) / op.Where(zero, 1, r))
+
+
+def local_response(op: Builder, node: Node) -> Tensor:
+    """``y = x / (bias + alpha/size · Σ x²)^beta``, summed over neighboring channels by a product with a band of ones."""
+    (x,) = _in_working_type(op, node, node.x)
+    size, channels, flat = node.attr("size"), x.shape[1], (*x.shape[:2], size_of(x.shape[2:]))
+    place = op.range(channels)
+    distance = place - op.unsqueeze(place, [-1])
+    band = op.cast((distance >= -((size - 1) // 2)) & (distance <= size // 2), x.dtype)
+    sums = op.reshape(op.MatMul(band, op.reshape(x * x, flat)), x.shape)
+    return x * op.Pow(node.attr("bias") + node.attr("alpha") / size * sums, -node.attr("beta"))
+
+
+composed("LRN", local_response, versions=(13,), follow=samples.along(lambda _: (1,)))

@@ -1,0 +1,184 @@
+"""Sessions of onnxruntime, whose errors are told in its words and with the node that they are about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from onnxgrad.errors import RunError
+from onnxgrad.model.tensors import replace_tensors, tensors_of
+from onnxgrad.model.write import to_proto
+
+#: A provider's name, or its name and options.
+Provider = str | tuple[str, Mapping[str, Any]]
+#: onnxruntime's options: the object; by name (attributes, and configuration entries with a dot); or a function that makes them.
+SessionOptions = ort.SessionOptions | Mapping[str, Any] | Callable[[], ort.SessionOptions]
+
+#: Models with more weights than this are handed over without serializing the weights.
+_SERIALIZED_LIMIT = 1_800_000_000
+#: Types whose elements onnxruntime takes from numpy.
+_SHARED = frozenset("FLOAT DOUBLE FLOAT16 INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64 BOOL".split())
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How sessions are made.
+
+    Attributes:
+        providers: execution providers in order of preference; None: the CPU (or those that the session options hold).
+        session_options: further options of onnxruntime.
+        threads: threads within one operator; None: one per core.
+    """
+
+    providers: Sequence[Provider] | None = None
+    session_options: SessionOptions | None = None
+    threads: int | None = None
+
+    def check(self) -> None:
+        """Check what can be checked without a model.
+
+        Raises:
+            RunError: if a provider is not there.
+            ValueError: if options contradict each other or do not exist.
+        """
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads={self.threads} is no number of threads; pass 1 or more")
+        if self.threads is not None and not isinstance(self.session_options, (Mapping, type(None))):
+            raise ValueError("threads and session_options are both given; set intra_op_num_threads in the session options")
+        there = ort.get_available_providers()
+        for provider in self.providers or ():
+            name = provider if isinstance(provider, str) else provider[0]
+            if name not in there:
+                raise RunError(
+                    f"onnxruntime has no {name!r} here, only {', '.join(there)}; "
+                    "install the onnxruntime package that has it, or choose another"
+                )
+        self.options()
+
+    def options(self) -> ort.SessionOptions:
+        """Return onnxruntime's options for one session."""
+        given = self.session_options
+        if callable(given):
+            return given()
+        if given is not None and not isinstance(given, Mapping):
+            return given
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised, not printed
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        for name, value in (given or {}).items():
+            if "." in name:
+                options.add_session_config_entry(name, str(value))
+            elif hasattr(options, name):
+                setattr(options, name, value)
+            else:
+                raise ValueError(f"onnxruntime's session options have no attribute {name!r}")
+        return options
+
+    def __getstate__(self) -> dict[str, Any]:
+        if isinstance(self.session_options, ort.SessionOptions):
+            raise TypeError(
+                "onnxruntime's SessionOptions cannot be sent to another process; pass them to onnxgrad.load as a dictionary, "
+                "or as a function that makes them"
+            )
+        return self.__dict__
+
+
+class Session:
+    """A model that onnxruntime has loaded.
+
+    Args:
+        model: content of a model file, or its path.
+        settings: how the session is made.
+        weights: weights that the file leaves open, by name.
+
+    Raises:
+        RunError: if onnxruntime refuses the model.
+    """
+
+    def __init__(self, model: bytes | str, settings: Settings, weights: Mapping[str, np.ndarray] | None = None) -> None:
+        options = settings.options()
+        providers = settings.providers
+        if providers is None:
+            kept = getattr(options, "has_providers", bool)()
+            providers = None if kept else ["CPUExecutionProvider"]
+        if weights:
+            values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+            options.add_external_initializers(list(weights), values)
+            self._weights = values
+        try:
+            # without fallback: a model that does not run where it should is an error, not a message on the terminal
+            self._session = ort.InferenceSession(model, options, providers, enable_fallback=0)
+        except Exception as error:  # onnxruntime's own derive from nothing narrower
+            raise _explained("refuses the model", error) from error
+        self._run = self._session.run
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """Return the named outputs.
+
+        Raises:
+            RunError: if onnxruntime fails.
+        """
+        try:
+            return self._run(outputs, feeds)  # type: ignore[no-any-return]
+        except Exception as error:  # see above
+            raise _explained("failed", error) from error
+
+
+def open_model(model: ir.Model, settings: Settings) -> Session:
+    """Return a session of a model in memory.
+
+    Raises:
+        RunError: if onnxruntime refuses the model.
+    """
+    if sum(t.nbytes for t in tensors_of(model)) <= _SERIALIZED_LIMIT:
+        return Session(to_proto(model).SerializeToString(), settings)
+    weights: dict[str, np.ndarray] = {}
+    initializers = {id(v.const_value) for v in model.graph.initializers.values()}
+
+    def put_aside(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if id(tensor) not in initializers or tensor.dtype.name not in _SHARED or tensor.nbytes < 1024 or not tensor.name:
+            return tensor
+        weights[tensor.name] = tensor.numpy()
+        return ir.ExternalTensor("weights", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=tensor.name)
+
+    return Session(b"", settings, weights)
+
+
+_AT_NODE = (
+    re.compile(r"running (?P<op>\w+) node\. Name:\s*'(?P<node>[^']*)'"),
+    re.compile(r"implementation for (?P<op>[\w.:]+)\(-?\d+\) node with name '(?P<node>[^']*)'"),
+    re.compile(r"Node ?\((?P<node>[^()]*)\) Op \((?P<op>[^()]*)\)"),
+    re.compile(r"node[: ]+\"?'?(?P<node>[^'\" ]+)[\"' ]"),
+)
+
+
+def _explained(happened: str, error: Exception) -> RunError:
+    words = " ".join(str(error).split())
+    found = next((m for pattern in _AT_NODE if (m := pattern.search(words))), None)
+    where = ""
+    if found is not None:
+        op = found.groupdict().get("op")
+        where = f" at node {found['node']!r}" + (f" ({op})" if op else "")
+    return RunError(f"onnxruntime {happened}{where}: {words}; {_remedy(words)}")
+
+
+def _remedy(words: str) -> str:
+    if "Could not find an implementation" in words or "NOT_IMPLEMENTED" in words:
+        return (
+            "it has no kernel of this operator for these types: use the model in float32, or another provider "
+            "(some operators have no float64 or float16 kernel on the CPU)"
+        )
+    if "is not a registered function/op" in words:
+        return "register the library of this operator in the session options (register_custom_ops_library)"
+    if "allocate" in words and "memory" in words.lower():
+        return "feed fewer rows at a time, or pass a smaller max_bytes to onnxgrad.load"
+    if "IR version" in words or "opset" in words.lower():
+        return "install a newer onnxruntime, or export the model with an older opset"
+    return "the model, or what it was fed, is not what onnxruntime can run"

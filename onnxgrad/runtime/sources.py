@@ -1,0 +1,111 @@
+"""Where the model of a `Function` comes from, and how it travels to another process.
+
+Objects that are no model yet (a fitted estimator, say) are turned into one by importers, which enter themselves here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from onnxgrad.errors import ModelReadError
+from onnxgrad.model.read import read
+from onnxgrad.model.tensors import tensors_of
+from onnxgrad.model.write import to_proto
+
+#: Files up to this size are read once, when they are loaded, so that it does not matter what becomes of them later.
+SNAPSHOT_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an importer makes of a source.
+
+    Attributes:
+        model: the model.
+        columns: names of the features of its only input, in order, where they are known.
+    """
+
+    model: onnx.ModelProto
+    columns: tuple[str, ...] | None = None
+
+
+#: ``convert(source, sample)``; `sample` is a few rows of input, or None.
+Convert = Callable[[Any, Any], Imported]
+
+_IMPORTERS: list[tuple[Callable[[Any], bool], Convert]] = []
+
+
+def register_importer(applies: Callable[[Any], bool], convert: Convert) -> None:
+    """Let `load` take a further kind of source: those for which ``applies(source)`` holds, which must be quick to say."""
+    _IMPORTERS.append((applies, convert))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model that was loaded.
+
+    Attributes:
+        model: the model, read but not normalized.
+        file: what onnxruntime is given for the plain model: the content of its file, or its path where it is large or has
+            weights beside it; None where there is no file.
+        columns: names of the features of its only input, in order, where they are known.
+    """
+
+    model: ir.Model
+    file: bytes | str | None
+    columns: tuple[str, ...] | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., Origin], tuple[bytes | str, Sequence[str] | None]]:
+        file = to_proto(self.model).SerializeToString() if self.file is None else self.file
+        return _origin, (file, self.columns)
+
+
+def find(source: Any, sample: Any = None) -> Origin:
+    """Return the model that `source` is, holds or points to.
+
+    Raises:
+        ModelReadError: if there is none.
+    """
+    for applies, convert in _IMPORTERS:
+        if applies(source):
+            imported = convert(source, sample)
+            return _origin(imported.model.SerializeToString(), imported.columns)
+    if sample is not None:
+        raise ModelReadError(
+            f"a sample is of use only with a source that is converted to ONNX first, and {_describe(source)} is not; "
+            "leave it out"
+        )
+    if isinstance(source, (bytearray, memoryview)):
+        source = bytes(source)
+    if isinstance(source, ir.Model):
+        return Origin(read(source), None)
+    if isinstance(source, onnx.ModelProto):
+        return Origin(read(source), source.SerializeToString())
+    if isinstance(source, (str, os.PathLike, bytes)):
+        return _origin(source)
+    raise ModelReadError(
+        f"{_describe(source)} is no model that can be loaded; give the path or the bytes of an ONNX model, a ModelProto, an "
+        "ir.Model, or a fitted scikit-learn estimator with a sample of its input (PyTorch: torch.onnx.export first)"
+    )
+
+
+def _origin(source: str | os.PathLike[str] | bytes, columns: Sequence[str] | None = None) -> Origin:
+    names = None if columns is None else tuple(columns)
+    model = read(source)
+    if isinstance(source, bytes):
+        return Origin(model, source, names)
+    path = os.path.abspath(os.fspath(source))
+    if os.path.getsize(path) > SNAPSHOT_BYTES or any(isinstance(t, ir.ExternalTensor) for t in tensors_of(model)):
+        return Origin(model, path, names)
+    with open(path, "rb") as file:
+        return Origin(model, file.read(), names)
+
+
+def _describe(source: Any) -> str:
+    return repr(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else f"a {type(source).__name__}"
