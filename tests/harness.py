@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 import onnxgrad
+from tests import windows
 
 #: Five-point differences with this step are off by about step^4 (1e-16) and rounding / step (1e-12), so 1e-8 leaves
 #: room for magnitudes of derivatives and for sums over many elements.
@@ -130,6 +131,41 @@ class Gelu(OpRun):
         return (0.5 * x * (1 + scipy.special.erf(x / np.sqrt(2))),)
 
 
+class LRN(OpRun):
+    """ONNX's reference walks over the batch where it should walk over the channels."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, alpha: float, beta: float, bias: float, size: int) -> tuple[np.ndarray]:
+        before, channels = (size - 1) // 2, x.shape[1]
+        squares = [np.sum(x[:, max(0, c - before) : c + size // 2 + 1] ** 2, axis=1) for c in range(channels)]
+        return ((x / (bias + alpha / size * np.stack(squares, axis=1)) ** beta).astype(x.dtype),)
+
+
+class MeanVarianceNormalization(OpRun):
+    """The function that defines it has constants in float32, and so no meaning in float64."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, axes: Sequence[int]) -> tuple[np.ndarray]:
+        over = tuple(axes)
+        return ((x - x.mean(over, keepdims=True)) / (x.std(over, keepdims=True) + 1e-9),)
+
+
+class Pad(OpRun):
+    """ONNX's reference knows no negative padding, which takes elements away."""
+
+    op_domain = ""
+
+    def _run(self, x, pads, value=None, axes=None, mode="constant"):  # type: ignore[no-untyped-def]
+        axes = [a % x.ndim for a in (range(x.ndim) if axes is None else axes)]
+        before, behind = dict(zip(axes, pads, strict=False)), dict(zip(axes, pads[len(axes) :], strict=True))
+        crop = [slice(max(-before.get(a, 0), 0), x.shape[a] + min(behind.get(a, 0), 0)) for a in range(x.ndim)]
+        grow = [(max(before.get(a, 0), 0), max(behind.get(a, 0), 0)) for a in range(x.ndim)]
+        fill = {"constant_values": 0 if value is None else value} if mode == "constant" else {}
+        return (np.pad(x[tuple(crop)], grow, mode=mode, **fill),)
+
+
 class Runner:
     """Runs a model in onnxruntime where it has the kernels, else in ONNX's reference."""
 
@@ -144,7 +180,7 @@ class Runner:
         except Exception:
             if only_runtime:
                 raise
-            evaluator = ReferenceEvaluator(model, new_ops=[Erf, Gelu])
+            evaluator = ReferenceEvaluator(model, new_ops=[Erf, Gelu, LRN, MeanVarianceNormalization, Pad, *windows.OPERATORS])
             self._run = lambda feeds: evaluator.run(None, feeds)
 
     def __call__(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

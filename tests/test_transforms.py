@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -19,7 +21,7 @@ def mlp(sizes: list[int], batch: str | int = "N", dtype: type = np.float64, last
     """Return a tanh network ``x -> y`` with weights ``W0, b0, …`` and layers ``h0, …``."""
     rng = np.random.default_rng(0)
     nodes, weights, at = [], [], "x"
-    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (a, b) in enumerate(itertools.pairwise(sizes)):
         weights.append(numpy_helper.from_array((rng.normal(size=(a, b)) / a**0.5).astype(dtype), f"W{i}"))
         weights.append(numpy_helper.from_array(rng.normal(size=b).astype(dtype), f"b{i}"))
         end = i == len(sizes) - 2

@@ -51,6 +51,8 @@ def infer_types(
     Raises:
         InferenceError: if the inputs do not fit the operator, or nothing is known of it.
     """
+    if node.domain == "" and node.op_type in _LIKE_FIRST_INPUT and inputs[0] is not None:
+        return [(inputs[0].dtype, inputs[0].shape)]
     called = any((f.domain, f.name) == (node.domain, node.op_type) for f in functions)
     try:
         schema = None if called else onnx.defs.get_schema(node.op_type, opset, node.domain)
@@ -83,8 +85,8 @@ def infer_types(
     formula = SHAPES.get(node.op_type) if node.domain == "" else None
     if formula is not None and result[0] is not None:
         dtype, shape = result[0]
-        if node.op_type == "Einsum":
-            shape = None  # ONNX overlooks that an axis may be broadcast
+        if node.op_type in _BETTER_KNOWN:
+            shape = None
         if shape is None or None in shape:
             exact = formula(attrs, inputs, shape)
             if exact is not None:
@@ -163,7 +165,7 @@ def _type(proto: onnx.TypeProto | None) -> Type | None:
 
 def _known_values(tensor: Tensor) -> np.ndarray | None:
     """Values that ONNX's inference may look at."""
-    if tensor.ints is not None and tensor.dtype in _FOLLOWED:
+    if tensor.ints is not None and tensor.dtype in _FOLLOWED and all(isinstance(d, int) for d in tensor.shape):
         return np.array(tensor.ints, dtype=tensor.dtype.numpy()).reshape(tensor.shape)  # type: ignore[arg-type]
     const = tensor.const
     return const if const is not None and const.ndim <= 1 and const.size <= 64 else None
@@ -319,15 +321,30 @@ def _constant_of_shape(_: Attrs, inputs: Inputs, found: object) -> tuple[Dim | N
     return _elements(inputs, 0)
 
 
-def _resize(_: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...] | None:
+def _resize(attrs: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...] | None:
     x = _shape(inputs)
+    axes = _axes(attrs.get("axes") or range(len(x)), len(x))
     sizes = _elements(inputs, 3)
-    if sizes is not None and len(sizes) == len(x):
-        return sizes
     scales = inputs[2].const if len(inputs) > 2 and inputs[2] is not None else None
-    if scales is None or len(scales) != len(x):
+    result: list[Dim | None] = list(x)
+    if sizes is not None and len(sizes) == len(axes) and attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch":
+        targets: Sequence[Dim | None] = sizes
+    elif scales is not None and len(scales) == len(axes):
+        targets = [_scaled(x[axis], float(scale)) for axis, scale in zip(axes, scales, strict=True)]
+    else:
         return None
-    return tuple(dim_mul(d, int(s)) if s == int(s) else None for d, s in zip(x, scales, strict=True))
+    for axis, size in zip(axes, targets, strict=True):
+        result[axis] = size
+    return tuple(result)
+
+
+def _scaled(size: Dim, scale: float) -> Dim | None:
+    """``floor(size * scale)``, or None where it depends on the rounding of the product (onnxruntime's is in float32)."""
+    p, q = scale.as_integer_ratio()
+    if isinstance(size, int):
+        exact = size * p // q
+        return exact if exact == int(np.float32(size) * np.float32(scale)) else None
+    return dim_floordiv(dim_mul(size, p), q) if p < 4096 else None
 
 
 def _blocks(attrs: Attrs, inputs: Inputs, found: object) -> Shape:
@@ -380,6 +397,13 @@ POINTWISE = frozenset(
 
 REDUCTIONS = """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
     ReduceSumSquare""".split()
+
+#: Operators of which ONNX's inference states sizes that need not be right: those of an `Einsum` whose operands are
+#: broadcast, and those of a `Resize` that depend on rounding.
+#: Operators without inference of their own, whose output is like their first input (their bodies do not suit every type).
+_LIKE_FIRST_INPUT = {"GroupNormalization", "MeanVarianceNormalization"}
+
+_BETTER_KNOWN = {"Einsum", "Resize"}
 
 SHAPES: dict[str, ShapeFormula] = {
     **dict.fromkeys(POINTWISE, _broadcast),
@@ -482,6 +506,14 @@ def _chosen(condition: Dim, a: Dim, b: Dim) -> Dim | None:
     return (a if condition else b) if isinstance(condition, int) else None
 
 
+def _among_numbers(choose: Callable[[list[int]], int]) -> Callable[..., Dim | None]:
+    def apply(*dims: Dim) -> Dim | None:
+        numbers = [d for d in dims if isinstance(d, int)]
+        return choose(numbers) if len(numbers) == len(dims) else None
+
+    return apply
+
+
 def _filled(attrs: Attrs, inputs: Inputs) -> Content:
     shape, value = _elements(inputs, 0), attrs.get("value")
     if shape is None or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] > SMALL:
@@ -516,6 +548,8 @@ CONTENTS: dict[str, ContentFormula] = {
     "Neg": _pointwise(lambda a: dim_mul(-1, a)),
     "Equal": _pointwise(_equal),
     "Where": _pointwise(_chosen),
+    "Min": _pointwise(_among_numbers(min)),
+    "Max": _pointwise(_among_numbers(max)),
     "ReduceProd": lambda attrs, inputs: None if (e := _elements(inputs, 0)) is None else (size_of(e),),
     "ConstantOfShape": _filled,
     "Range": _ranged,

@@ -44,7 +44,7 @@ def split_lengths(site: Site) -> None:
 def split_input(site: Site) -> None:
     """Turn the lengths into an input."""
     lengths = site.take("split")
-    if lengths and site.input(1) is None:
+    if lengths:
         site.set_input(1, site.ints(lengths))
 
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.dims import dim_floordiv, size_of
+from onnxgrad.graph.dims import Shape, dim_floordiv, size_of
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules import samples
-from onnxgrad.rules.registry import composed, not_differentiable, vjp
+from onnxgrad.rules.registry import not_differentiable, vjp
 from onnxgrad.rules.samples import Samples
 
 Cotangents = Sequence[Callable[[], Tensor]]
@@ -102,19 +102,26 @@ def rms_normalization(op: Builder, node: Node, ct: Tensor) -> Cotangents:
 # --- the same with a scale and a bias per channel (axis 1) ---------------------------------------
 
 
-def _column(op: Builder, weight: Tensor, rank: int) -> Tensor:
-    """A weight of shape ``(…, C)`` as ``(…, 1, C, 1, …)``, to be aligned with axis 1 of `rank` ones."""
-    return op.reshape(weight, (*weight.shape[:-1], *[1] * min(rank - 1, 1), weight.shape[-1], *[1] * (rank - 2)))
+def _column(op: Builder, weight: Tensor, like: Shape) -> Tensor:
+    """A weight of shape ``(…, C)`` as a column ``(…, 1, C, 1, …)``, aligned with axis 1 of a tensor of shape `like`."""
+    channels = (1, like[1], *[1] * (len(like) - 2)) if len(like) > 1 else (1,)
+    return op.reshape(weight, (*weight.shape[:-1], *channels))
 
 
 def _all_but_channels(rank: int) -> list[int]:
     return [a for a in range(-rank, 0) if a != 1 - rank]
 
 
-def _per_channel(op: Builder, x: Tensor, rank: int) -> Tensor:
-    """Undo `_column`: sum over all of the last `rank` axes but axis 1 of them."""
-    total = op.sum(x, _all_but_channels(rank))
-    return op.reshape(total, (*x.shape[:-rank], size_of(total.shape[-rank:])))
+def _weights(op: Builder, node: Node, rank: int, *cts: Tensor) -> Cotangents:
+    """The cotangents of all inputs but the first from full ones, or columns: summed per channel, and columns no more."""
+
+    def weight(i: int) -> Tensor:
+        total = op.sum(cts[i], _all_but_channels(rank))
+        w = node.inputs[i + 1]
+        assert w is not None
+        return op.reshape(total, (*total.shape[:-rank], *w.shape))
+
+    return [lambda i=i: weight(i) for i in range(len(cts))]
 
 
 def _follow_batch(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samples | None]:
@@ -131,37 +138,31 @@ def batch_normalization(
     if node.attr("training_mode"):
         return _batch_normalization_in_training(op, node, ct, mean_ct, variance_ct)
     x, scale, mean, variance, wide_ct = _in_working_type(op, node, *node.inputs[:2], *node.inputs[3:], ct)
-    rank = x.rank
+    scale, mean, variance = (_column(op, w, x.shape) for w in (scale, mean, variance))
     inverse = op.Reciprocal(op.Sqrt(variance + node.attr("epsilon")))
     factor = scale * inverse
-    moment = _per_channel(op, wide_ct * (x - _column(op, mean, rank)), rank) * inverse
-    return (
-        lambda: ct * op.cast(_column(op, factor, rank), ct.dtype),
-        lambda: moment,
-        lambda: _per_channel(op, wide_ct, rank),
-        lambda: -_per_channel(op, wide_ct, rank) * factor,
-        lambda: -0.5 * moment * factor * inverse,
-    )
+    axes = _all_but_channels(x.rank)
+    total, moment = op.sum(wide_ct, axes), op.sum(wide_ct * (x - mean), axes) * inverse
+    weights = _weights(op, node, x.rank, moment, total, -total * factor, -0.5 * moment * factor * inverse)
+    return lambda: ct * op.cast(factor, ct.dtype), *weights
 
 
 def _batch_normalization_in_training(
     op: Builder, node: Node, ct: Tensor, mean_ct: Tensor | None, variance_ct: Tensor | None
 ) -> Cotangents:
     """Mean and variance are those of x, and further outputs: ``running = input · momentum + current · (1 - momentum)``."""
-    momentum, rank = node.attr("momentum"), node.x.rank
-    weights = [t if t is not None else op.zeros_like(w) for t, w in zip((mean_ct, variance_ct), node.inputs[3:], strict=True)]
-    x, scale, ct, mean_ct, variance_ct = _in_working_type(op, node, *node.inputs[:2], ct, *weights)
-    axes = _all_but_channels(rank)
+    statistics = [ct or op.zeros_like(w) for ct, w in zip((mean_ct, variance_ct), node.inputs[3:], strict=True) if w]
+    x, scale, ct, mean_ct, variance_ct = _in_working_type(op, node, *node.inputs[:2], ct, *statistics)
+    scale, mean_ct, variance_ct = (_column(op, w, x.shape) for w in (scale, mean_ct, variance_ct))
+    axes, momentum = _all_but_channels(x.rank), node.attr("momentum")
     n, inverse = _standardized(op, x, axes, node.attr("epsilon"))
     share = op.one_over(size_of(x.shape[a] for a in axes), x.dtype) * (1 - momentum)
-    running = _column(op, mean_ct, rank) + _column(op, variance_ct, rank) * (x - op.mean(x, axes)) * 2
-    return (
-        lambda: _standardized_back(op, n, inverse, ct * _column(op, scale, rank), axes) + running * share,
-        lambda: _per_channel(op, ct * n, rank),
-        lambda: _per_channel(op, ct, rank),
-        lambda: mean_ct * momentum,
-        lambda: variance_ct * momentum,
-    )
+
+    def data() -> Tensor:
+        running = mean_ct + variance_ct * (2 * (x - op.mean(x, axes)))
+        return _standardized_back(op, n, inverse, ct * scale, axes) + running * share
+
+    return data, *_weights(op, node, x.rank, ct * n, ct, mean_ct * momentum, variance_ct * momentum)
 
 
 def _spatial_axes(node: Node) -> list[int]:
@@ -172,13 +173,10 @@ def _spatial_axes(node: Node) -> list[int]:
 def instance_normalization(op: Builder, node: Node, ct: Tensor) -> Cotangents:
     """``Y = n · scale + B`` per channel, with the mean and variance of one sample's channel."""
     x, scale, ct = _in_working_type(op, node, *node.inputs[:2], ct)
-    rank, axes = x.rank, _spatial_axes(node)
+    axes = _spatial_axes(node)
     n, inverse = _standardized(op, x, axes, node.attr("epsilon"))
-    return (
-        lambda: _standardized_back(op, n, inverse, ct * _column(op, scale, rank), axes),
-        lambda: _per_channel(op, ct * n, rank),
-        lambda: _per_channel(op, ct, rank),
-    )
+    scale = _column(op, scale, x.shape)
+    return lambda: _standardized_back(op, n, inverse, ct * scale, axes), *_weights(op, node, x.rank, ct * n, ct)
 
 
 @vjp("GroupNormalization", versions=(18, 21), follow=samples.along_data(lambda node: range(1, node.x.rank)))
@@ -187,15 +185,15 @@ def group_normalization(op: Builder, node: Node, ct: Tensor) -> Cotangents:
     groups, whole = node.attr("num_groups"), node.x.shape
     folded = (whole[0], groups, dim_floordiv(size_of(whole[1:]), groups))
     affine = folded if node.version == 18 else whole
-    seeds, rank = ct.shape[: ct.rank - len(whole)], len(affine)
+    seeds = ct.shape[: ct.rank - len(whole)]
     x, scale, ct = _in_working_type(op, node, *node.inputs[:2], op.reshape(ct, (*seeds, *affine)))
     n, inverse = _standardized(op, op.reshape(x, folded), [-1], node.attr("epsilon"))
 
     def data() -> Tensor:
-        g = op.reshape(ct * _column(op, scale, rank), (*seeds, *folded))
+        g = op.reshape(ct * _column(op, scale, affine), (*seeds, *folded))
         return op.reshape(_standardized_back(op, n, inverse, g, [-1]), (*seeds, *whole))
 
-    return data, lambda: _per_channel(op, ct * op.reshape(n, affine), rank), lambda: _per_channel(op, ct, rank)
+    return data, *_weights(op, node, len(affine), ct * op.reshape(n, affine), ct)
 
 
 # --- norms of other kinds ------------------------------------------------------------------------
@@ -225,15 +223,21 @@ def lp_normalization(op: Builder, node: Node, ct: Tensor) -> Tensor:
     return op.Where(zero, 0, (ct - slope * op.sum(ct * node.y, axis)) / op.Where(zero, 1, r))
 
 
-def local_response(op: Builder, node: Node) -> Tensor:
-    """``y = x / (bias + alpha/size · Σ x²)^beta``, summed over neighboring channels by a product with a band of ones."""
-    (x,) = _in_working_type(op, node, node.x)
-    size, channels, flat = node.attr("size"), x.shape[1], (*x.shape[:2], size_of(x.shape[2:]))
-    place = op.range(channels)
+@vjp("LRN", versions=(13,), follow=samples.along(lambda _: (1,)))
+def local_response_normalization(op: Builder, node: Node, ct: Tensor) -> Tensor:
+    """``y = x b^-β``, ``b = bias + α/size W x²``; ``x̄ = ȳ b^-β - 2αβ/size · x · Wᵀ(ȳ y / b)``.
+
+    W, a band of ones, sums over neighboring channels.
+    """
+    x, y, ct = _in_working_type(op, node, node.x, node.y, ct)
+    size, alpha, beta, rank = node.attr("size"), node.attr("alpha"), node.attr("beta"), x.rank
+    place = op.range(x.shape[1])
     distance = place - op.unsqueeze(place, [-1])
     band = op.cast((distance >= -((size - 1) // 2)) & (distance <= size // 2), x.dtype)
-    sums = op.reshape(op.MatMul(band, op.reshape(x * x, flat)), x.shape)
-    return x * op.Pow(node.attr("bias") + node.attr("alpha") / size * sums, -node.attr("beta"))
 
+    def windows(band: Tensor, t: Tensor) -> Tensor:
+        flat = (*t.shape[: 2 - rank], size_of(t.shape[2 - rank :])) if rank > 2 else (*t.shape, 1)
+        return op.reshape(op.MatMul(band, op.reshape(t, flat)), t.shape)
 
-composed("LRN", local_response, versions=(13,), follow=samples.along(lambda _: (1,)))
+    base = windows(band, x * x) * (alpha / size) + node.attr("bias")
+    return ct * op.Pow(base, -beta) - windows(op.swap(band), ct * y / base) * x * (2 * alpha * beta / size)

@@ -22,14 +22,15 @@ def seeds_of(ct: Tensor, y: Tensor) -> Shape:
     return ct.shape[: ct.rank - y.rank]
 
 
-def origins(op: Builder, node: Node) -> Tensor:
+def origins(op: Builder, node: Node, others: Sequence[Tensor | None] | None = None) -> Tensor:
     """Return, for each element of the output of a node that only moves elements, its row-major position in the input.
 
-    The node's own operator says so, when it is given the positions in the place of the elements.
+    The node's own operator says so, when it is given the positions in the place of the elements. `others` take the place of its
+    other inputs.
     """
     image = op.reshape(op.range(size_of(node.x.shape)), node.x.shape)
     attributes = {name: node.attr(name) for name in node.ir.attributes}
-    return op.emit(node.op_type, image, *node.inputs[1:], shape=node.y.shape, **attributes)[0]
+    return op.emit(node.op_type, image, *(others or node.inputs[1:]), shape=node.y.shape, **attributes)[0]
 
 
 def scatter_add(op: Builder, ct: Tensor, positions: Tensor, size: Dim) -> Tensor:
@@ -44,10 +45,10 @@ def scatter_add(op: Builder, ct: Tensor, positions: Tensor, size: Dim) -> Tensor
     return op.ScatterElements(zeros, op.spread(positions, ct.shape), ct, axis=-1, reduction="add")
 
 
-def moved_back(op: Builder, node: Node, ct: Tensor) -> Tensor:
-    """Return the adjoint of a node that only moves elements: each goes back to where it came from."""
+def moved_back(op: Builder, node: Node, ct: Tensor, others: Sequence[Tensor | None] | None = None) -> Tensor:
+    """Return the adjoint of a node that only moves elements: each goes back to where it came from (see `origins`)."""
     seeds, n = seeds_of(ct, node.y), size_of(node.y.shape)
-    positions = op.reshape(origins(op, node), (n,))
+    positions = op.reshape(origins(op, node, others), (n,))
     flat = scatter_add(op, op.reshape(ct, (*seeds, n)), positions, size_of(node.x.shape))
     return op.reshape(flat, (*seeds, *node.x.shape))
 

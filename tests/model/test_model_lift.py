@@ -140,6 +140,7 @@ CASES = [
     Case("Selu", 1, (X,), {"gamma": 2.0}, like=Case("Selu", 6, (X,), {**SELU, "gamma": 2.0})),
     Case("Selu", 6, (X,)),
     Case("Clip", 1, (SOMETIMES_HUGE,), {"min": -0.5}, expected=[np.maximum(SOMETIMES_HUGE, np.float32(-0.5))]),
+    Case("Clip", 1, (SOMETIMES_HUGE,), {"max": 0.5}, expected=[np.minimum(SOMETIMES_HUGE, np.float32(0.5))]),
     Case("Clip", 6, (SOMETIMES_HUGE,), {"min": -0.5}),
     Case("Clip", 6, (SOMETIMES_HUGE,), {"min": -0.1, "max": 0.1}),
     Case("Clip", 6, (SOMETIMES_HUGE,), {"max": 0.1}, nodes=("Clip",)),
@@ -293,7 +294,7 @@ CASES = [
         like=Case("Pad", 2, (X,), {"pads": [1, 0, 2, 1], "value": 3.0}),
     ),
     Case("Pad", 2, (X,), {"pads": [1, 0, 2, 1]}),
-    Case("Pad", 2, (X,), {"pads": [1, -1, 2, 1], "value": -2.5}),
+    Case("Pad", 2, (X,), {"pads": [1, -1, 2, 1], "value": -2.5}, nodes=("Pad",)),
     Case("Pad", 2, (X.astype(np.float64),), {"pads": [1, 0, 2, 1], "value": 0.1}),
     Case("Pad", 2, (CUBE,), {"pads": [0, 1, 0, 0, 2, 1], "mode": "reflect"}),
     Case("Pad", 2, (X,), {"pads": [0, 1, 2, 0], "mode": "edge", "value": 1.0}),
@@ -487,6 +488,22 @@ def test_a_model_of_the_working_opset_is_left_alone():
         assert ir.to_proto(model).SerializeToString() == before
 
 
+def test_the_ir_version_is_one_that_knows_the_working_opset():
+    model = ir.from_proto(model_of([helper.make_node("Neg", ["x"], ["y"])], {"x": X}, ["y"], opset=9, ir_version=4))
+    lift(model)
+    assert (model.opset_imports[""], model.ir_version) == (18, 8)
+
+
+def test_a_resize_does_not_keep_empty_stand_ins():
+    empty = np.zeros(0, np.float32)
+    by_scales = one_node("Resize", 11, (IMAGE, empty, np.array([1, 1, 2, 2], np.float32)), constants=(1,))[0]
+    by_sizes = one_node("Resize", 11, (IMAGE, empty, empty, np.array([1, 2, 7, 5])), constants=(1, 2))[0]
+    for proto, expected in ((by_scales, ["x0", None, "x2"]), (by_sizes, ["x0", None, None, "x3"])):
+        model = ir.from_proto(proto)
+        lift(model)
+        assert [value and value.name for value in model.graph[0].inputs] == expected
+
+
 def test_an_operator_ahead_of_its_opset_is_taken_as_what_it_became():
     inputs = (CUBE, floats(4), floats(4, seed=1))
     early, feeds = one_node("LayerNormalization", 12, inputs)
@@ -495,8 +512,9 @@ def test_an_operator_ahead_of_its_opset_is_taken_as_what_it_became():
     assert_same(run(ir.to_proto(model), feeds), run(*one_node("LayerNormalization", 17, inputs)))
 
 
-def test_a_resize_in_the_newer_form_stays_in_it():
-    attributes = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+@pytest.mark.parametrize("attributes", [{}, {"coordinate_transformation_mode": "align_corners"}], ids=str)
+def test_a_resize_in_the_newer_form_stays_in_it(attributes):
+    attributes = {"mode": "linear", **attributes}
     inputs = (IMAGE, np.zeros(0, np.float32), np.array([1, 1, 2, 2], np.float32))
     early, feeds = one_node("Resize", 10, inputs, **attributes)
     model = ir.from_proto(early)

@@ -1,0 +1,48 @@
+"""Convolution and its transpose: each is the derivative of the other, so the two are closed under differentiation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from onnxgrad.errors import Refusal
+from onnxgrad.graph.builder import Builder
+from onnxgrad.graph.dims import Shape
+from onnxgrad.graph.node import Node
+from onnxgrad.graph.tensor import Tensor
+from onnxgrad.rules import samples
+from onnxgrad.rules.registry import vjp
+from onnxgrad.rules.windows import correlate, folded, overlay, slide, windows_of
+
+
+def _kernel(node: Node, weight: Tensor) -> Shape:
+    return tuple(node.attr("kernel_shape") or weight.shape[2:])
+
+
+def _bias(op: Builder, ct: Tensor, rank: int) -> Tensor:
+    return op.sum(ct, [-rank, *range(2 - rank, 0)], keepdims=False)
+
+
+@vjp("Conv", versions=(11, 22), follow=samples.first_axis_of_data)
+def conv(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]]:
+    """``y[n, o, i] = Σ_ck W[o, c, k] x[n, c, s·i + d·k - p] + b[o]`` (c from the group of o)."""
+    x, weight, group = node.x, node.inputs[1], node.attr("group")
+    assert weight is not None
+    w = windows_of(op, node, x.shape[2:], node.y.shape[2:], _kernel(node, weight))
+    return (
+        lambda: folded(op, ct, x.rank - 1, lambda ct: overlay(op, ct, weight, w, group, x.shape[1])),
+        lambda: correlate(op, x, ct, w, group, weight),
+        lambda: _bias(op, ct, x.rank),
+    )
+
+
+@vjp("ConvTranspose", versions=(11, 22), follow=samples.first_axis_of_data)
+def conv_transpose(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]]:
+    """``y[n, o, s·i + d·k - p] += W[c, o, k] x[n, c, i]``, and ``b[o]`` once: the windows lie on the output."""
+    x, weight, group = node.x, node.inputs[1], node.attr("group")
+    assert weight is not None
+    w = windows_of(op, node, node.y.shape[2:], x.shape[2:], _kernel(node, weight))
+    return (
+        lambda: folded(op, ct, x.rank - 1, lambda ct: slide(op, ct, weight, w, group, x.shape[1])),
+        lambda: correlate(op, ct, x, w, group, weight),
+        lambda: _bias(op, ct, x.rank),
+    )

@@ -1,0 +1,149 @@
+"""Runs in parts: which sizes a run can be split along, how large a part may be, and putting the parts together."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.graph.builder import Builder
+from onnxgrad.runtime.memory import Footprint
+from onnxgrad.runtime.rows import Split, find_split
+
+#: Working memory of a part where there is a choice. More is not faster (measured), and what is not needed stays free.
+PART_BYTES = 128 * 2**20
+
+#: Cached portions are forgotten when there are so many, one for each combination of sizes.
+_MOST_CACHED = 4096
+
+
+class Plan:
+    """How much of a model can be run at once.
+
+    Args:
+        op: the builder of the model, which is finished.
+        inputs: its inputs.
+        outputs: those of its outputs that are computed.
+        max_bytes: bound of the working memory.
+        seeds: how the run can be split along the seeds, if it has any.
+
+    Attributes:
+        rows: how it can be split along the samples, if it can.
+        footprint: the memory of a run.
+    """
+
+    def __init__(
+        self,
+        op: Builder,
+        inputs: Sequence[ir.Value],
+        outputs: Sequence[ir.Value],
+        max_bytes: int,
+        seeds: Split | None = None,
+    ) -> None:
+        self.rows = find_split(op, inputs, outputs)
+        self.footprint = Footprint(op, inputs, outputs)
+        self.seeds = seeds
+        self._max_bytes = max_bytes
+        self._row_size = None if self.rows is None else self.rows.size
+        self._cached: dict[tuple[int, ...], int] = {}
+
+    def at_once(self, sizes: Mapping[str, int]) -> int:
+        """Return how many rows can be run at once: 0 if not even one; where rows are not split, 1 for "all of them"."""
+        row_size = self._row_size
+        key = tuple([n for name, n in sizes.items() if name != row_size]) if len(sizes) > 1 or row_size is None else ()
+        if row_size is None:
+            key = tuple(sizes.values())
+        found = self._cached.get(key)
+        if found is None:
+            if len(self._cached) >= _MOST_CACHED:
+                self._cached.clear()
+            found = self._cached[key] = self._at_once(sizes)
+        return found
+
+    def _at_once(self, sizes: Mapping[str, int]) -> int:
+        if self._row_size is None:
+            return int(self.footprint.working(sizes) <= self._max_bytes)
+        preferred = self.portion(sizes, self._row_size, min(PART_BYTES, self._max_bytes))
+        return preferred or min(self.portion(sizes, self._row_size, self._max_bytes), 1)
+
+    def portion(self, sizes: Mapping[str, int], name: str, budget: int) -> int:
+        """Return the largest value of one size with which a run stays within `budget`, or 0 if 1 does not."""
+
+        def need(number: int) -> int:
+            return self.footprint.working({**sizes, name: number})
+
+        one = need(1)
+        if one > budget:
+            return 0
+        each = (need(1025) - one) / 1024
+        if each <= 0:
+            return sys.maxsize
+        found = 1 + int((budget - one) / each)
+        while found > 1 and need(found) > budget:
+            found = found * 3 // 4
+        return found
+
+
+def even_parts(total: int, most: int) -> list[tuple[int, int]]:
+    """Return the bounds of the fewest parts with at most `most` each, of nearly equal size; one empty part for nothing."""
+    count = max(math.ceil(total / most), 1)
+    bounds = [total * i // count for i in range(count + 1)]
+    return list(itertools.pairwise(bounds))
+
+
+def run_in_parts(
+    run: Callable[[Mapping[str, Any]], Sequence[Any]],
+    feeds: Mapping[str, Any],
+    splits: Sequence[tuple[Split, Iterable[tuple[int, int]], int]],
+    outputs: Sequence[str],
+) -> list[Any]:
+    """Run a model in parts and return its results in one piece.
+
+    Args:
+        run: runs one part.
+        feeds: all that is fed.
+        splits: what to split along, with the bounds of the parts, and the size of the whole.
+        outputs: names of the results.
+    """
+    results: list[Any] = []
+    for part in itertools.product(*(bounds for _, bounds, _ in splits)):
+        portion = dict(feeds)
+        for (split, _, _), (start, stop) in zip(splits, part, strict=True):
+            for name, axis in split.inputs.items():
+                portion[name] = portion[name][_at(axis, start, stop)]
+        found = run(portion)
+        if not results:
+            results = [_whole(array, name, splits, part) for array, name in zip(found, outputs, strict=True)]
+        for result, array, name in zip(results, found, outputs, strict=True):
+            place: tuple[slice, ...] = (slice(None),) * result.ndim
+            for (split, _, _), (start, stop) in zip(splits, part, strict=True):
+                axis = split.outputs[name]
+                if axis is not None:
+                    place = (*place[:axis], slice(start, stop), *place[axis + 1 :])
+            result[place] = array
+    return results
+
+
+def _at(axis: int, start: int, stop: int) -> tuple[slice, ...]:
+    return (*(slice(None),) * axis, slice(start, stop))
+
+
+def _whole(
+    array: Any,
+    name: str,
+    splits: Sequence[tuple[Split, Iterable[tuple[int, int]], int]],
+    part: Sequence[tuple[int, int]],
+) -> Any:
+    """Return room for a result of which `array` is one part."""
+    shape = list(array.shape)
+    for (split, _, total), (start, stop) in zip(splits, part, strict=True):
+        axis = split.outputs[name]
+        if axis is not None:
+            assert shape[axis] == stop - start, f"{name} has {shape[axis]} samples of {stop - start}"
+            shape[axis] = total
+    return np.empty(shape, array.dtype)

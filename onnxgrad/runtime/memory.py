@@ -1,0 +1,149 @@
+"""How much memory a run needs, from the shapes of what it computes.
+
+The estimate counts the tensors that are alive at once, in the order of the graph. It does not know what a kernel needs
+besides (the columns of a convolution), nor which nodes onnxruntime fuses, and weights are not part of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import onnx_ir as ir
+
+from onnxgrad.graph.builder import Builder, captured_values
+from onnxgrad.graph.dims import Dim, Shape, broadcast_of, division_of, terms_of
+from onnxgrad.graph.infer import POINTWISE
+
+#: Stands for a size that nothing is known of.
+_NOMINAL = 64
+#: Operators whose result lies where their input does.
+_VIEWS = frozenset("Reshape Flatten Squeeze Unsqueeze Identity".split())
+
+#: Bytes per element, and the shape.
+_Extent = tuple[int, Shape]
+
+
+class Footprint:
+    """The memory of one run, as a function of the symbolic sizes.
+
+    Args:
+        op: the builder of the model, which is finished.
+        inputs: its inputs.
+        outputs: those of its outputs that are computed.
+    """
+
+    def __init__(self, op: Builder, inputs: Iterable[ir.Value], outputs: Sequence[ir.Value]) -> None:
+        self.outputs = [_extent(op, value) for value in outputs]
+        nodes = _live_nodes(op.model.graph, outputs)
+        owner: dict[ir.Value, ir.Value] = {}
+        last: dict[ir.Value, int] = {}
+        for i, node in enumerate(nodes):
+            for value in _read(node):
+                last[owner.get(value, value)] = i
+            if node.op_type in _VIEWS and node.domain == "" and node.inputs[0] is not None:
+                owner[node.outputs[0]] = owner.get(node.inputs[0], node.inputs[0])
+        for value in outputs:
+            last[owner.get(value, value)] = len(nodes)
+        dying: list[list[ir.Value]] = [[] for _ in range(len(nodes) + 1)]
+        for value, i in last.items():
+            dying[i].append(value)
+        held = {value: extent for value in inputs if (extent := _extent(op, value)) is not None}
+        # what each step adds, what is gone, and whether it is gone before the results are there
+        self._start = list(held.values())
+        self._steps: list[tuple[list[_Extent], list[_Extent], bool]] = []
+        for node, gone in zip(nodes, dying, strict=False):
+            new = {v: e for v in node.outputs if v not in owner and (e := _extent(op, v)) is not None}
+            held.update(new)
+            freed = [held.pop(v) for v in gone if v in held]
+            freed += [held.pop(v) for v in new if v not in last]
+            in_place = node.op_type in POINTWISE and node.domain == ""
+            self._steps.append((list(new.values()), freed, in_place))
+
+    def results(self, sizes: Mapping[str, int]) -> int | None:
+        """Return the bytes of all results, or None where they depend on the data."""
+        total = 0
+        for extent in self.outputs:
+            shape = None if extent is None else numbers(extent[1], sizes)
+            if extent is None or shape is None:
+                return None
+            total += extent[0] * math.prod(shape)
+        return total
+
+    def working(self, sizes: Mapping[str, int]) -> int:
+        """Return the bytes that a run needs at most at once: inputs, results, and what lies in between."""
+        estimate = _Estimate(sizes)
+        alive = peak = sum(map(estimate.bytes, self._start))
+        for new, freed, in_place in self._steps:
+            added, removed = sum(map(estimate.bytes, new)), sum(map(estimate.bytes, freed))
+            peak = max(peak, alive + added - (min(added, removed) if in_place else 0))
+            alive += added - removed
+        return peak
+
+
+def numbers(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
+    """Return a shape in numbers, or None where it depends on more than `sizes`."""
+    estimate = _Estimate(sizes)
+    found = tuple(map(estimate.number, shape))
+    return found if estimate.exact else None
+
+
+class _Estimate:
+    """Sizes in numbers; where one depends on the data, a guess.
+
+    Attributes:
+        exact: whether there was nothing to guess.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self._known: dict[Dim, int] = dict(sizes)
+        self._guess = max(sizes.values(), default=_NOMINAL)
+        self.exact = True
+
+    def bytes(self, extent: _Extent) -> int:
+        return extent[0] * math.prod(map(self.number, extent[1]))
+
+    def number(self, dim: Dim) -> int:
+        if isinstance(dim, int):
+            return dim
+        known = self._known.get(dim)
+        if known is None:
+            terms = terms_of(dim)
+            if terms == [(1, (dim,))]:
+                known = self._atom(dim)
+            else:
+                known = sum(c * math.prod(map(self.number, atoms)) for c, atoms in terms)
+            self._known[dim] = known
+        return known
+
+    def _atom(self, atom: str) -> int:
+        division, parts = division_of(atom), broadcast_of(atom)
+        if division is not None:
+            return self.number(division[0]) // division[1]
+        if parts is not None:
+            found = [self.number(part) for part in parts]
+            return 0 if 0 in found else max(found)
+        self.exact = False
+        return self._guess
+
+
+def _extent(op: Builder, value: ir.Value) -> _Extent | None:
+    tensor = op.tensor(value)
+    if tensor is None or value.is_initializer() or tensor.dtype.name == "STRING":
+        return None
+    return math.ceil(tensor.dtype.itemsize), tensor.shape
+
+
+def _live_nodes(graph: ir.Graph, outputs: Iterable[ir.Value]) -> list[ir.Node]:
+    """Return the nodes that `outputs` need, in order."""
+    needed = set(outputs)
+    live = []
+    for node in reversed(list(graph)):
+        if not needed.isdisjoint(node.outputs):
+            live.append(node)
+            needed.update(_read(node))
+    return live[::-1]
+
+
+def _read(node: ir.Node) -> set[ir.Value]:
+    return {v for v in node.inputs if v is not None} | captured_values(node)

@@ -1,0 +1,147 @@
+"""The proof that a model may be run a few rows at a time.
+
+That sample i of a result depends on sample i of the inputs alone, and how, is not enough: it must not depend on the
+*number* of samples either, and no path may be left out, whether numbers pass on it or integers, flags and sizes. So the
+samples are followed here through every node, by the same rules as in `onnxgrad.autodiff.proof`, and whatever is not
+known to keep them apart counts as mixing them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx_ir as ir
+
+from onnxgrad.graph.builder import Builder, captured_values
+from onnxgrad.graph.dims import Dim, atoms_of
+from onnxgrad.graph.infer import POINTWISE
+from onnxgrad.graph.node import Node
+from onnxgrad.rules import REGISTRY, samples
+from onnxgrad.rules.samples import Mixed, Samples
+
+
+@dataclass(frozen=True)
+class Split:
+    """A symbolic size along which a run can be split into several.
+
+    Attributes:
+        size: its name.
+        inputs: the axis of each input that has it; inputs without it are the same in every part.
+        outputs: the axis of each output; None for an output that is the same in every part.
+    """
+
+    size: str
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int | None]
+
+
+#: What is known of a value that the samples reach: the axis on which they lie; that it follows from their number alone;
+#: or that they may be mixed in it. A value that they do not reach is not there.
+_State = Samples | Literal["size", "mixed"]
+
+
+def find_split(op: Builder, inputs: Iterable[ir.Value], outputs: Sequence[ir.Value]) -> Split | None:
+    """Return how a model can be run a few samples at a time, or None where that is not proven.
+
+    The samples are those of axis 0 of the first input in which that has a symbolic size, and lie wherever else this size
+    occurs.
+
+    Args:
+        op: the builder of the model, which is finished.
+        inputs: its inputs.
+        outputs: those of its outputs that are of interest.
+    """
+    shapes = {v: t.shape for v in inputs if (t := op.tensor(v)) is not None}
+    size = next((shape[0] for shape in shapes.values() if shape and isinstance(shape[0], str)), None)
+    if size is None:
+        return None
+    axes: dict[ir.Value, int] = {}
+    for value, shape in shapes.items():
+        places = [i for i, dim in enumerate(shape) if size in _names(dim)]
+        if len(places) > 1 or any(shape[i] != size for i in places):
+            return None
+        axes.update((value, i) for i in places)
+    states: dict[ir.Value, _State] = {value: Samples(axis) for value, axis in axes.items()}
+    for node in op.model.graph:
+        _follow(op, node, states, size)
+    found: dict[str, int | None] = {}
+    for value in outputs:
+        state = states.get(value)
+        tensor = op.tensor(value)
+        if state is None:
+            found[value.name or ""] = None
+        elif isinstance(state, Samples) and tensor is not None and tensor.shape[state.axis] == size:
+            found[value.name or ""] = state.axis
+        else:
+            return None
+    if all(axis is None for axis in found.values()):
+        return None
+    return Split(size, {v.name or "": axis for v, axis in axes.items()}, found)
+
+
+def _follow(op: Builder, node: ir.Node, states: dict[ir.Value, _State], size: str) -> None:
+    """Enter the states of a node's outputs."""
+    captured = {states[v] for v in captured_values(node) if v in states}
+    entering = [None if v is None else states.get(v) for v in node.inputs]
+    if not captured and not any(entering):
+        return
+    found: Sequence[_State | None] = ["mixed"] * len(node.outputs)
+    if not captured and "mixed" not in entering:
+        try:
+            found = _through(op.view(node), entering, size)
+        except Mixed:
+            pass
+    states.update((v, s) for v, s in zip(node.outputs, found, strict=True) if s is not None)
+
+
+def _through(node: Node, entering: Sequence[_State | None], size: str) -> Sequence[_State | None]:
+    places = [s if isinstance(s, Samples) else None for s in entering]
+    if node.operator == "Shape":
+        start, end, _ = slice(node.attr("start", 0), node.attr("end")).indices(node.x.rank)
+        place = places[0]
+        return [None if place is not None and not start <= place.axis < end else "size"]
+    if not any(places):
+        return _from_size(node, size)
+    sized = {i for i, s in enumerate(entering) if s == "size"}
+    if sized and sized != _TARGETS.get(node.operator):
+        raise Mixed("the number of samples enters the computation")
+    if node.operator in POINTWISE or node.operator in _MORE_POINTWISE:
+        return samples.aligned(node, places)
+    if node.operator in ("ArgMax", "ArgMin"):
+        return samples.reduced(samples.axis_attribute)(node, places)
+    if node.operator == "Gather" and places[0] is None and places[1] is not None:  # as of embeddings
+        axis = node.attr("axis", 0) % node.x.rank
+        return [Samples(places[1].axis + axis, places[1].outer, places[1].inner)]
+    chosen = [i for i, t in enumerate(node.inputs) if i and places[i] is not None and t is not None and not t.is_float]
+    if chosen and node.operator not in _ALONG_WITH_INDICES:
+        raise Mixed("samples choose what is computed of others")
+    rule = REGISTRY.get(node.operator)
+    if rule is None or rule.follow is None:
+        raise Mixed("how samples pass through this operator is not known")
+    return rule.follow(node, places)
+
+
+def _from_size(node: Node, size: str) -> Sequence[_State | None]:
+    """Follow a node that the number of samples reaches, but no sample does."""
+    if node.operator == "ConstantOfShape" or (node.operator == "Expand" and node.x.rank <= node.y.rank):
+        old = () if node.operator == "ConstantOfShape" else node.x.shape
+        before: tuple[Dim, ...] = (1,) * (node.y.rank - len(old)) + tuple(old)
+        axes = [i for i, dim in enumerate(node.y.shape) if size in _names(dim)]
+        if len(axes) == 1 and node.y.shape[axes[0]] == size and before[axes[0]] == 1:
+            return [Samples(axes[0])]  # the same for each sample
+    return ["size"] * len(node.outputs)
+
+
+def _names(dim: Dim) -> frozenset[str]:
+    """Return the names in a size; one that is computed in other ways may hold any."""
+    return frozenset({dim}) | atoms_of(dim) if isinstance(dim, str) else frozenset()
+
+
+#: Operators that may get the number of samples in the given input: all it does there is to give the result its shape.
+_TARGETS = {"Reshape": {1}, "Expand": {1}}
+#: Operators that act on each element alone, besides those of which the shape is known that way.
+_MORE_POINTWISE = frozenset("And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CastLike Identity IsInf IsNaN".split())
+#: Operators that have an index for each element, of the same sample as the element.
+_ALONG_WITH_INDICES = frozenset(["GatherElements", "ScatterElements"])
