@@ -251,6 +251,11 @@ class Augmentation:
         record(self.model, self._records)
         return self.model
 
+    @property
+    def records(self) -> tuple[Derivative, ...]:
+        """What was added, in the order of the outputs."""
+        return tuple(self._records)
+
     # --- what they share -----------------------------------------------------------------------
 
     def _nodes(self) -> list[ir.Node]:

@@ -1,8 +1,8 @@
 """Convolution and pooling in float64 for the tests, straight from the definitions in the ONNX standard.
 
 onnxruntime has no kernels of them in float64, and those of ONNX's reference are wrong in places: grouped `ConvTranspose`,
-`AveragePool` and `LpPool` where padding or `ceil_mode` cut windows short, and there is no `GlobalLpPool`. That these here
-are right is tested against onnxruntime in float32 (`tests/rules/test_convolution.py`, `tests/rules/test_pooling.py`).
+`AveragePool` and `LpPool` where padding or `ceil_mode` cut windows short, `GlobalMaxPool` in one dimension; and there is no
+`GlobalLpPool`. That these here are right is tested against onnxruntime in float32 (`tests/rules/test_convolution.py`, `tests/rules/test_pooling.py`).
 """
 
 from __future__ import annotations
@@ -131,6 +131,20 @@ class LpPool(OpRun):
         return ((windows(np.abs(x) ** p, axes, 0.0).sum(tuple(range(-len(axes), 0)))) ** (1 / p),)
 
 
+class GlobalMaxPool(OpRun):
+    op_domain = ""
+
+    def _run(self, x):
+        return (x.max(tuple(range(2, x.ndim)), keepdims=True),)
+
+
+class GlobalAveragePool(OpRun):
+    op_domain = ""
+
+    def _run(self, x):
+        return (x.mean(tuple(range(2, x.ndim)), keepdims=True),)
+
+
 class GlobalLpPool(OpRun):
     op_domain = ""
 
@@ -138,4 +152,4 @@ class GlobalLpPool(OpRun):
         return ((np.abs(x) ** p).sum(tuple(range(2, x.ndim)), keepdims=True) ** (1 / p),)
 
 
-OPERATORS = [Conv, ConvTranspose, AveragePool, LpPool, GlobalLpPool]
+OPERATORS = [Conv, ConvTranspose, AveragePool, LpPool, GlobalMaxPool, GlobalAveragePool, GlobalLpPool]

@@ -162,8 +162,8 @@ class _Check:
             if points and all(array.dtype == np.float64 for array in points.values()):
                 precision = "float64"
         else:
-            model, run, feeds, points = wide
-            precision, engine = "float64", run.engine
+            model, run, feeds, points, precision = wide
+            engine = run.engine
             possible = [pair for pair in possible if pair not in own.refused]
             derivatives = Derivatives(model, possible, points, modes, self.threads)
         rows = []
@@ -201,10 +201,11 @@ class _Check:
 
     def _wide(
         self, feeds: Mapping[str, Any], points: Mapping[str, Array]
-    ) -> tuple[ir.Model, Evaluator, dict[str, Any], dict[str, Array]] | None:
+    ) -> tuple[ir.Model, Evaluator, dict[str, Any], dict[str, Array], str] | None:
         """Return the model in float64 with what runs it, the feeds and the points; None where that does not work out."""
         try:
-            model = to_float64(self._normalized())
+            model = self._normalized()
+            precision = "float64" if to_float64(model) else "float32"
             probed = model.clone()
             probe(probed, self.of, self.wrt)
             run = Evaluator(probed, threads=self.threads)
@@ -220,7 +221,7 @@ class _Check:
                 return None
         if run.engine == REFERENCE and seconds > _SECONDS_PER_RUN:
             return None
-        return model, run, wide_feeds, wide_points
+        return model, run, wide_feeds, wide_points, precision
 
     def _setting(
         self,

@@ -43,7 +43,7 @@ class CannotWidenError(Exception):
     """The model has a part that looks at the bits of its numbers, or otherwise has no form in float64."""
 
 
-def to_float64(model: ir.Model) -> ir.Model:
+def to_float64(model: ir.Model) -> bool:
     """Turn all narrower floating-point numbers of a model, in place, into float64.
 
     Where an operator has no float64 form at all, it computes in float32 between two casts. Differences then show noise
@@ -53,7 +53,7 @@ def to_float64(model: ir.Model) -> ir.Model:
         model: a model in the working form of `onnxgrad.model.normalize`.
 
     Returns:
-        The same object.
+        Whether all of it is: False if some operator computes in float32.
 
     Raises:
         CannotWidenError: if there is no such form.
@@ -72,10 +72,8 @@ def to_float64(model: ir.Model) -> ir.Model:
             declared = value.meta.get("declared")
             if declared is not None:
                 value.meta["declared"] = declared._replace(type=_wide_type(declared.type))
-    for graph in graphs_of(model):
-        for node in list(graph):
-            _wrap(model, node, floats)
-    return model
+    wrapped = [_wrap(model, node, floats) for graph in graphs_of(model) for node in list(graph)]
+    return not any(wrapped)
 
 
 def _values(graph: ir.Graph) -> Sequence[ir.Value]:
@@ -148,7 +146,7 @@ def _has_attribute(node: ir.Node, name: str) -> bool:
         return False
 
 
-def _wrap(model: ir.Model, node: ir.Node, floats: set[ir.Value]) -> None:
+def _wrap(model: ir.Model, node: ir.Node, floats: set[ir.Value]) -> bool:
     """Put casts to float32 before, and to float64 behind, an operator for the tensors that cannot be float64."""
     before, behind = _narrow_places(model, node, floats)
     for index in before:
@@ -166,6 +164,7 @@ def _wrap(model: ir.Model, node: ir.Node, floats: set[ir.Value]) -> None:
         ir.convenience.replace_all_uses_with(value, wide, replace_graph_outputs=True)
         cast = ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(_DOUBLE))], outputs=[wide])
         node.append(cast)
+    return bool(before or behind)
 
 
 def _narrow_places(model: ir.Model, node: ir.Node, floats: set[ir.Value]) -> tuple[list[int], list[int]]:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from onnxgrad.augmentation import Augmentation, Batched, Index, Mode
 from onnxgrad.cli.output import derivatives_table, print_json, print_text, progress
 from onnxgrad.cli.requests import (
     KINDS,
@@ -18,9 +17,10 @@ from onnxgrad.cli.requests import (
     IndexOption,
     Jacobian,
     Jvp,
+    KeepOutputsOption,
     ModeOption,
-    Request,
     Vjp,
+    augmented,
     parse_index,
     requests_in,
 )
@@ -49,9 +49,7 @@ def augment(
             help="Give --vjp and --jvp a leading axis of this name: many directions in one run.",
         ),
     ] = None,
-    keep_outputs: Annotated[
-        bool, typer.Option("--keep-outputs/--no-keep-outputs", help="Whether the model's own outputs stay.")
-    ] = True,
+    keep_outputs: KeepOutputsOption = True,
     external_data: Annotated[
         str | None,
         typer.Option("--external-data", metavar="NAME", help="Put the weights into a file of this name beside OUT."),
@@ -69,13 +67,17 @@ def augment(
     if not wanted:
         options = ", ".join(f"--{kind}" for kind in KINDS)
         raise typer.BadParameter(f"no derivative is asked for; give at least one of {options}")
-    place = parse_index(index)
-    augmentation = Augmentation(model)
     with progress("differentiating") as advance:
-        for done, request in enumerate(wanted):
-            advance(done, len(wanted))
-            _add(augmentation, request, place, "auto" if batched is None else batched, mode, seeds)
-        result = augmentation.finish(keep_outputs)
+        result = augmented(
+            model,
+            wanted,
+            advance,
+            index=parse_index(index),
+            batched=batched,
+            mode=mode,
+            keep_outputs=keep_outputs,
+            seeds=seeds,
+        )
         write(result, output, external_data)
     records = derivatives(result)
     if as_json:
@@ -83,22 +85,3 @@ def augment(
         return
     derivatives_table("derivatives", records, {port.name: port.shape for port in signature(result).outputs})
     print_text(f"{output}: {len(result.graph)} nodes")
-
-
-def _add(
-    augmentation: Augmentation, request: Request, index: Index, batched: Batched, mode: Mode, seeds: str | None
-) -> None:
-    of, wrt = request.names(augmentation)
-    match request.kind:
-        case "vjp":
-            augmentation.vjp(of, wrt, seeds)
-        case "jvp":
-            augmentation.jvp(of, wrt, seeds)
-        case "jacobian":
-            augmentation.jacobian(of, wrt, batched, mode)
-        case "gradient":
-            augmentation.gradient(of, wrt, index, batched)
-        case "hessian":
-            augmentation.hessian(of, wrt, index, batched)
-        case "hvp":
-            augmentation.hvp(of, wrt, index, batched)

@@ -36,16 +36,28 @@ def say(kind: str, style: str, message: str) -> None:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    right: Sequence[str] = (),
+    styles: Mapping[str, Callable[[str], str]] | None = None,
 ) -> None:
-    """Print a table, unless it has no rows; columns named in `right` are aligned to the right."""
+    """Print a table, unless it has no rows.
+
+    Columns named in `right` are aligned to the right; `styles` gives, by column, the style of a cell.
+    """
     table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        cells = dict(zip(columns, map(str, row), strict=True))
+        table.add_row(*(Text(cell, _style(styles, name, cell)) for name, cell in cells.items()))
     if table.row_count:
         stdout().print(table)
+
+
+def _style(styles: Mapping[str, Callable[[str], str]] | None, column: str, cell: str) -> str:
+    return styles[column](cell) if styles and column in styles else ""
 
 
 def print_text(text: str = "", style: str = "") -> None:

@@ -13,10 +13,12 @@ from typer.core import TyperGroup
 
 import onnxgrad
 from onnxgrad.cli.augment import augment
+from onnxgrad.cli.check import check
 from onnxgrad.cli.inspect import inspect
 from onnxgrad.cli.ops import ops
 from onnxgrad.cli.output import print_text, say
 from onnxgrad.cli.requests import CommandWithDerivatives
+from onnxgrad.cli.run import run
 from onnxgrad.errors import OnnxgradError
 
 
@@ -60,6 +62,8 @@ def _onnxgrad(
 
 app.command()(inspect)
 app.command(cls=CommandWithDerivatives)(augment)
+app.command(cls=CommandWithDerivatives)(run)
+app.command()(check)
 app.command()(ops)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import onnx_ir as ir
 import typer
 from typer.core import TyperCommand
 
-from onnxgrad.augmentation import Augmentation, Index, Mode
+from onnxgrad.augmentation import Augmentation, Batched, Index, Mode
 from onnxgrad.errors import UnknownNameError
 
 #: Kinds of derivatives; each is an option.
@@ -58,7 +60,7 @@ IndexOption = Annotated[
     typer.Option(
         "--index",
         metavar="I | I,J,… | max",
-        help="Which element of a wider output is differentiated: its position (in a sample, flat or by axis), or the largest.",
+        help="Which element of a wider output is meant: its position (in a sample, flat or by axis), or the largest.",
     ),
 ]
 BatchedOption = Annotated[
@@ -68,6 +70,10 @@ BatchedOption = Annotated[
     ),
 ]
 ModeOption = Annotated[Mode, typer.Option("--mode", help="How Jacobians are computed; auto: the fewest operations.")]
+
+KeepOutputsOption = Annotated[
+    bool, typer.Option("--keep-outputs/--no-keep-outputs", help="Whether the model's own outputs stay.")
+]
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,39 @@ class Request:
 def requests_in(**options: list[str] | None) -> list[Request]:
     """Return what the options ask for, which is given by kind."""
     return [Request(kind, text) for kind in KINDS for text in options.get(kind) or ()]
+
+
+def augmented(
+    model: str,
+    wanted: list[Request],
+    advance: Callable[[int, int], None],
+    *,
+    index: Index,
+    batched: bool | None,
+    mode: Mode,
+    keep_outputs: bool,
+    seeds: str | None = None,
+) -> ir.Model:
+    """Return a model with the derivatives that are asked for."""
+    augmentation = Augmentation(model)
+    flag: Batched = "auto" if batched is None else batched
+    for done, request in enumerate(wanted):
+        advance(done, len(wanted))
+        of, wrt = request.names(augmentation)
+        match request.kind:
+            case "jacobian":
+                augmentation.jacobian(of, wrt, flag, mode)
+            case "gradient":
+                augmentation.gradient(of, wrt, index, flag)
+            case "hessian":
+                augmentation.hessian(of, wrt, index, flag)
+            case "vjp":
+                augmentation.vjp(of, wrt, seeds)
+            case "jvp":
+                augmentation.jvp(of, wrt, seeds)
+            case "hvp":
+                augmentation.hvp(of, wrt, index, flag)
+    return augmentation.finish(keep_outputs)
 
 
 def parse_index(text: str | None) -> Index:

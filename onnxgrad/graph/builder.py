@@ -357,6 +357,9 @@ class Builder:
         return result
 
     def _write_expand(self, source: Tensor, shape: Shape) -> ir.Value:
+        if 0 in shape:  # onnxruntime's optimizer takes an Expand to a constant size of 0 for one that does nothing
+            zero = ir.tensor(np.zeros(1, source.dtype.numpy()), dtype=source.dtype)
+            return self._append("ConstantOfShape", [self.ints(shape)], {"value": zero}, 1, shape)[0].value
         return self._append("Expand", [source, self.ints(shape)], {}, 1, shape)[0].value
 
     def reshape(self, x: Tensor, shape: Sequence[Dim]) -> Tensor:

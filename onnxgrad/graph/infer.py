@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxgrad.graph import foreign
 from onnxgrad.graph.dims import Dim, Shape, broadcast, dim_add, dim_div, dim_floordiv, dim_mul, dim_sub, size_of
 from onnxgrad.graph.equation import sizes_of, terms_of
 from onnxgrad.graph.tensor import SMALL, Tensor
@@ -54,6 +55,9 @@ def infer_types(
     if node.domain == "" and node.op_type in _LIKE_FIRST_INPUT and inputs[0] is not None:
         return [(inputs[0].dtype, inputs[0].shape)]
     called = any((f.domain, f.name) == (node.domain, node.op_type) for f in functions)
+    own = None if called else foreign.TYPES.get(f"{node.domain}::{node.op_type}")
+    if own is not None:
+        return [*own(attrs, inputs), *[None] * len(node.outputs)][: len(node.outputs)]
     try:
         schema = None if called else onnx.defs.get_schema(node.op_type, opset, node.domain)
     except onnx.defs.SchemaError as error:
@@ -83,14 +87,18 @@ def infer_types(
         raise InferenceError(str(error).strip()) from None
     result = [_type(found.get(f"o{i}")) for i in range(len(node.outputs))]
     formula = SHAPES.get(node.op_type) if node.domain == "" else None
-    if formula is not None and result[0] is not None:
-        dtype, shape = result[0]
+    if formula is None:
+        return result
+    for i, found_type in enumerate(result if node.op_type in ("Split", "MaxPool") else result[:1]):
+        if found_type is None:
+            continue
+        dtype, shape = found_type
         if node.op_type in _BETTER_KNOWN:
             shape = None
         if shape is None or None in shape:
             exact = formula(attrs, inputs, shape)
             if exact is not None:
-                result[0] = dtype, tuple(e if s is None else s for e, s in zip(exact, shape or exact, strict=True))
+                result[i] = dtype, tuple(e if s is None else s for e, s in zip(exact, shape or exact, strict=True))
     return result
 
 
@@ -187,6 +195,12 @@ def _elements(inputs: Inputs, index: int) -> tuple[Dim, ...] | None:
     return None if tensor is None else tensor.content
 
 
+def _optional(inputs: Inputs, index: int, default: Sequence[int]) -> tuple[Dim, ...] | None:
+    """Elements of an optional input: `default` where it is absent, None where they are not known."""
+    absent = index >= len(inputs) or inputs[index] is None
+    return tuple(default) if absent else _elements(inputs, index)
+
+
 def _window(attrs: Attrs, inputs: Inputs, _: object) -> tuple[Dim | None, ...] | None:
     """Convolution and pooling: ``floor((size + pads - dilation * (kernel - 1) - 1) / stride) + 1``."""
     x = _shape(inputs)
@@ -232,6 +246,20 @@ def _transposed_window(attrs: Attrs, inputs: Inputs, found: tuple[Dim | None, ..
     return (x[0], dim_mul(weight[1], attrs.get("group", 1)), *dims)
 
 
+def _unpooled(attrs: Attrs, inputs: Inputs, _: object) -> tuple[Dim | None, ...] | None:
+    x = _shape(inputs)
+    spatial = len(x) - 2
+    if len(inputs) > 2 and inputs[2] is not None:
+        return _elements(inputs, 2) or (*x[:2], *[None] * spatial)
+    strides = attrs.get("strides") or [1] * spatial
+    pads = attrs.get("pads") or [0] * (2 * spatial)
+    dims = [
+        dim_add(dim_mul(strides[i], dim_sub(size, 1)), attrs["kernel_shape"][i], -(pads[i] + pads[i + spatial]))
+        for i, size in enumerate(x[2:])
+    ]
+    return (*x[:2], *dims)
+
+
 def _reshape(attrs: Attrs, inputs: Inputs, _: object) -> tuple[Dim | None, ...] | None:
     x, target = _shape(inputs), _elements(inputs, 1)
     if target is None:
@@ -257,8 +285,10 @@ def _slice(_: Attrs, inputs: Inputs, found: tuple[Dim | None, ...] | None) -> tu
     x, starts, ends = _shape(inputs), _elements(inputs, 1), _elements(inputs, 2)
     if starts is None or ends is None:
         return None
-    axes = _elements(inputs, 3) or tuple(range(len(starts)))
-    steps = _elements(inputs, 4) or (1,) * len(starts)
+    axes = _optional(inputs, 3, range(len(starts)))
+    steps = _optional(inputs, 4, [1] * len(starts))
+    if axes is None or steps is None:
+        return None
     dims = list(found or [None] * len(x)) if found else list[Dim | None](x)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         assert isinstance(axis, int)
@@ -297,14 +327,46 @@ def _concat(attrs: Attrs, inputs: Inputs, found: tuple[Dim | None, ...] | None) 
 
 def _pad(_: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...] | None:
     x, pads = _shape(inputs), _elements(inputs, 1)
+    axes = _optional(inputs, 3, range(len(x)))
+    if axes is None:
+        return (None,) * len(x)
     if pads is None:
-        return None
-    axes = _elements(inputs, 3) or tuple(range(len(x)))
+        return tuple(None if i in _axes(axes, len(x)) else d for i, d in enumerate(x))  # type: ignore[arg-type]
     dims = list(x)
     for i, axis in enumerate(axes):
         assert isinstance(axis, int)
         dims[axis] = dim_add(dims[axis], pads[i], pads[i + len(axes)])
     return tuple(dims)
+
+
+def _split(attrs: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...]:
+    """Parts whose sizes are not known before run time."""
+    x = _shape(inputs)
+    return tuple(None if i == attrs.get("axis", 0) % len(x) else d for i, d in enumerate(x))
+
+
+def _center_crop_pad(attrs: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...]:
+    x, target = _shape(inputs), _elements(inputs, 1)
+    dims = list[Dim | None](x)
+    for i, axis in enumerate(_axes(attrs.get("axes", range(len(x))), len(x))):
+        dims[axis] = None if target is None else target[i]
+    return tuple(dims)
+
+
+def _gather_nd(attrs: Attrs, inputs: Inputs, found: object) -> Shape | None:
+    x, index, batch = _shape(inputs), _shape(inputs, 1), attrs.get("batch_dims", 0)
+    depth = index[-1]
+    return (*index[:-1], *x[batch + depth :]) if isinstance(depth, int) else None
+
+
+def _rank_changed(sign: int) -> ShapeFormula:
+    """`Squeeze` and `Unsqueeze` by axes that are not known before run time: their number decides the rank."""
+
+    def formula(_: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...] | None:
+        count = _shape(inputs, 1)[0] if len(inputs) > 1 else None
+        return (None,) * (len(_shape(inputs)) + sign * count) if isinstance(count, int) else None
+
+    return formula
 
 
 def _tile(_: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...] | None:
@@ -339,7 +401,7 @@ def _resize(attrs: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ..
 
 
 def _scaled(size: Dim, scale: float) -> Dim | None:
-    """``floor(size * scale)``, or None where it depends on the rounding of the product (onnxruntime's is in float32)."""
+    """``floor(size * scale)``, or None where that depends on rounding (onnxruntime multiplies in float32)."""
     p, q = scale.as_integer_ratio()
     if isinstance(size, int):
         exact = size * p // q
@@ -398,11 +460,11 @@ POINTWISE = frozenset(
 REDUCTIONS = """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
     ReduceSumSquare""".split()
 
-#: Operators of which ONNX's inference states sizes that need not be right: those of an `Einsum` whose operands are
-#: broadcast, and those of a `Resize` that depend on rounding.
-#: Operators without inference of their own, whose output is like their first input (their bodies do not suit every type).
+#: Operators without inference of their own, whose output is like their first input (their bodies do not suit all types).
 _LIKE_FIRST_INPUT = {"GroupNormalization", "MeanVarianceNormalization"}
 
+#: Operators of which ONNX's inference states sizes that need not be right: those of an `Einsum` whose operands are
+#: broadcast, and those of a `Resize` that depend on rounding.
 _BETTER_KNOWN = {"Einsum", "Resize"}
 
 SHAPES: dict[str, ShapeFormula] = {
@@ -416,11 +478,17 @@ SHAPES: dict[str, ShapeFormula] = {
     "AveragePool": _window,
     "LpPool": _window,
     "ConvTranspose": _transposed_window,
+    "MaxUnpool": _unpooled,
     "Reshape": _reshape,
     "Flatten": _flatten,
     "Slice": _slice,
     "Concat": _concat,
     "Pad": _pad,
+    "Split": _split,
+    "CenterCropPad": _center_crop_pad,
+    "GatherND": _gather_nd,
+    "Squeeze": _rank_changed(-1),
+    "Unsqueeze": _rank_changed(1),
     "Tile": _tile,
     "Expand": _expand,
     "ConstantOfShape": _constant_of_shape,
@@ -454,8 +522,8 @@ def _gathered(attrs: Attrs, inputs: Inputs) -> Content:
 def _sliced_elements(_: Attrs, inputs: Inputs) -> Content:
     elements = _elements(inputs, 0)
     bounds = [_elements(inputs, i) for i in (1, 2)]
-    step = _elements(inputs, 4) or (1,)
-    if elements is None or None in bounds or len(_shape(inputs)) != 1:
+    step = _optional(inputs, 4, [1])
+    if elements is None or None in bounds or step is None or len(_shape(inputs)) != 1:
         return None
     start, end = (b[0] for b in bounds if b)
     if not (isinstance(start, int) and isinstance(end, int) and isinstance(step[0], int)):

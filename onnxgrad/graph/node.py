@@ -33,8 +33,14 @@ def attribute_defaults(domain: str, op_type: str, opset: int) -> Mapping[str, An
     for name, attribute in schema.attributes.items():
         if attribute.default_value.type:
             value = onnx.helper.get_attribute_value(attribute.default_value)
-            defaults[name] = value.decode() if isinstance(value, bytes) else value
+            defaults[name] = _decoded(value)
     return defaults
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decoded(v) for v in value]
+    return value.decode() if isinstance(value, bytes) else value
 
 
 @functools.lru_cache(maxsize=4096)

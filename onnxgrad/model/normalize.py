@@ -65,10 +65,11 @@ def normalize(model: ir.Model, keep_functions: Container[ir.OperatorIdentifier] 
         RemoveInitializersFromInputsPass(),
         _believe_tensors,
         _forget_stale_types,
-        _forget_names_for_unknown,
         _complete_calls,
         give_names,
         lambda m: _inline(m, keep_functions),
+        _forget_stale_types,  # inlining declares for the results of bodies what the file declared for those of calls
+        _forget_names_for_unknown,
         give_names,
         lift,
         _encode_strings,
@@ -92,7 +93,7 @@ def _believe_tensors(model: ir.Model) -> None:
 def _forget_stale_types(model: ir.Model) -> None:
     for graph in graphs_of(model):
         for value in graph.outputs:
-            value.meta["declared"] = Declared(value.type, value.shape)
+            value.meta.setdefault("declared", Declared(value.type, value.shape))
         for node in graph:
             if node.domain == "" and node.op_identifier() not in model.functions:
                 for value in node.outputs:
@@ -137,12 +138,18 @@ def _inline(model: ir.Model, keep: Container[ir.OperatorIdentifier]) -> None:
         lift(model)
     agree_on_imports(model)
     _give_each_output_its_node(model)
+    outputs = list(model.graph.outputs)
     try:
         InlinePass(lambda function: function.identifier() not in keep)(model)
     except (PreconditionError, ValueError) as error:
         raise ModelReadError(
             f"a function of the model cannot be inlined: {error}; export it without functions"
         ) from error
+    for before, after in zip(outputs, model.graph.outputs, strict=True):
+        if after is not before:
+            after.doc_string = before.doc_string
+            after.metadata_props.update(before.metadata_props)
+            after.meta.update(before.meta)
 
 
 def _give_each_output_its_node(model: ir.Model) -> None:

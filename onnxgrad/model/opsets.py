@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+import itertools
+from collections.abc import Iterable, Iterator, MutableMapping
 
 import onnx
 import onnx_ir as ir
@@ -64,7 +65,7 @@ def agree_on_imports(model: ir.Model) -> None:
     Only then can a function be inlined. `ai.onnx` is to be at the working opset or above everywhere.
 
     Raises:
-        ModelReadError: if an operator in a function, or around it, has another signature in that version.
+        ModelReadError: if an operator in a function, or around it, may mean something else in that version.
     """
     highest: dict[str, int] = {}
     for scope in scopes_of(model):
@@ -91,32 +92,33 @@ def _merge_aliases(imports: MutableMapping[str, int]) -> None:
 
 
 def _changed_nodes(scope: ir.Graph, domain: str, old: int, new: int) -> Iterator[ir.Node]:
+    """Yield the nodes of a domain whose operators may mean something else in version `new` than in `old`."""
     for node in ir.traversal.RecursiveGraphIterator(scope):
         if node.domain == domain and onnx.defs.has(node.op_type, domain):
             try:
-                schemas = [onnx.defs.get_schema(node.op_type, version, domain) for version in (old, new)]
+                forms = {s.since_version: s for s in _schemas(node.op_type, domain, range(old, new + 1))}
             except onnx.defs.SchemaError:
                 yield node
                 continue
-            if not _extends(*schemas):
+            steps = itertools.pairwise(forms.values())
+            if not all(_means_the_same(a, b) for a, b in steps):
                 yield node
 
 
-def _extends(old: onnx.defs.OpSchema, new: onnx.defs.OpSchema) -> bool:
-    """Return whether all that `old` can say means the same in `new`: same defaults, and additions optional at most."""
-    if old.since_version == new.since_version:
-        return True
+def _schemas(operator: str, domain: str, versions: Iterable[int]) -> list[onnx.defs.OpSchema]:
+    return [onnx.defs.get_schema(operator, version, domain) for version in versions]
 
-    def signature(schema: onnx.defs.OpSchema) -> list[object]:
-        known = [a for name, a in sorted(schema.attributes.items()) if name in old.attributes]
-        attributes = [(a.name, a.type, a.default_value.SerializeToString()) for a in known]
-        return [attributes, len(schema.inputs[: len(old.inputs)]), len(schema.outputs[: len(old.outputs)])]
 
-    added = new.inputs[len(old.inputs) :]
-    optional = onnx.defs.OpSchema.FormalParameterOption.Optional
-    return (
-        not new.deprecated
-        and signature(old) == signature(new)
-        and all(parameter.option == optional for parameter in added)
-        and not any(a.required for name, a in new.attributes.items() if name not in old.attributes)
-    )
+def _means_the_same(old: onnx.defs.OpSchema, new: onnx.defs.OpSchema) -> bool:
+    """Return whether a version of an operator differs from the one before only in the types that it takes."""
+    return (new.name, new.since_version) in _EXTENDED_ONLY or _meaning(old) == _meaning(new)
+
+
+def _meaning(schema: onnx.defs.OpSchema) -> object:
+    attributes = sorted((a.name, str(a.type), a.default_value.SerializeToString()) for a in schema.attributes.values())
+    parameters = [(p.name, str(p.option)) for p in (*schema.inputs, *schema.outputs)]
+    return attributes, parameters, (schema.doc or "").split()
+
+
+#: Versions that say more than the one before, and nothing else for what could be said before.
+_EXTENDED_ONLY = {("Cast", 19), ("Pad", 19), ("ReduceMax", 20), ("ReduceMin", 20), ("Resize", 19)}

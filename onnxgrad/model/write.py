@@ -41,7 +41,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         )
     whole = model.clone()
     replace_tensors(whole, lambda t: _loaded(t) if isinstance(t, ir.ExternalTensor) else t)
-    return _serialize(whole)
+    return serialize(whole)
 
 
 def write(
@@ -78,7 +78,7 @@ def write(
         moved = _move_weights(model, temporary_data, data_target.name)
         clone = model.clone()
         replace_tensors(clone, lambda tensor: moved.get(id(tensor), tensor))
-        temporary.write_bytes(_to_bytes(_serialize(clone)))
+        temporary.write_bytes(_to_bytes(serialize(clone)))
     _follow(model, data_target, moved)
 
 
@@ -136,14 +136,14 @@ def _move_weights(model: ir.Model, file: Path, name: str) -> dict[int, ir.Tensor
         key: external(new, folder=os.fspath(file.parent), location=name)
         for key, new in zip(large, written, strict=True)
     }
-    for tensor in tensors_of(model):  # in an attribute, a tensor cannot lie outside
+    for tensor in tensors_of(model):
         if isinstance(tensor, ir.ExternalTensor) and id(tensor) not in moved:
             moved[id(tensor)] = _loaded(tensor)
     return moved
 
 
 def _belongs_outside(tensor: ir.TensorProtocol) -> bool:
-    return tensor.dtype != ir.DataType.STRING and (tensor.nbytes > _SMALL or isinstance(tensor, ir.ExternalTensor))
+    return tensor.dtype != ir.DataType.STRING and tensor.nbytes > _SMALL
 
 
 def _follow(model: ir.Model, replaced: Path, moved: dict[int, ir.TensorProtocol]) -> None:
@@ -165,7 +165,11 @@ def _loaded(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
     )
 
 
-def _serialize(model: ir.Model) -> onnx.ModelProto:
+def serialize(model: ir.Model) -> onnx.ModelProto:
+    """Return `model` as a `ModelProto`, which refers to external data where `model` does.
+
+    Graph outputs without a type get the declared one, since in a file they must have one.
+    """
     proto = ir.to_proto(model)
     for infos, values in ((proto.graph.input, model.graph.inputs), (proto.graph.output, model.graph.outputs)):
         for info, value in zip(infos, values, strict=True):

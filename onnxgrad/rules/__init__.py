@@ -1,6 +1,19 @@
 """Rules: one formula per operator. Importing this package enters them all into the registry."""
 
-from onnxgrad.rules import convolution, einsum, indexing, linalg, movement, normalization, pointwise, reduction, resize
+from onnxgrad.rules import (
+    convolution,
+    einsum,
+    indexing,
+    linalg,
+    ml,
+    movement,
+    normalization,
+    pointwise,
+    pooling,
+    recurrent,
+    reduction,
+    resize,
+)
 from onnxgrad.rules.registry import REGISTRY, Registry, Rule, register
 
 __all__ = [
@@ -11,9 +24,12 @@ __all__ = [
     "einsum",
     "indexing",
     "linalg",
+    "ml",
     "movement",
     "normalization",
     "pointwise",
+    "recurrent",
+    "pooling",
     "reduction",
     "register",
     "resize",

@@ -157,8 +157,8 @@ def _sliced(node: Node, inputs: Places) -> Places:
     return _kept(place, [a for a, step in zip(axes, steps, strict=True) if step != 1 or not same], node.x.rank)
 
 
-def _clamped(op: Builder, bound: Tensor, i: int, size: Dim, low: int, high: int) -> Tensor:
-    """Return element i of a bound of a slice as a position from the front, in ``low … size + high``."""
+def _clamped(op: Builder, bound: Tensor, i: int, size: Dim, high: int) -> Tensor:
+    """Return element i of a bound of a slice as a position from the front, at least 0 and at most ``size + high``."""
     n = op.size(size)
     known = None if bound.content is None else bound.content[i]
     at = op.Slice(bound, [i], [i + 1], [0]) if known is None else op.size(known) if known != 0 else op.ints([0])
@@ -167,7 +167,7 @@ def _clamped(op: Builder, bound: Tensor, i: int, size: Dim, low: int, high: int)
         at = at + n if known < 0 else at
     else:
         at = op.Where(at < 0, at + n, at)
-    return op.Min(op.Max(at, low), n + high)
+    return op.Min(op.Max(at, 0), n + high)
 
 
 _FAR = 2**62
@@ -195,12 +195,12 @@ def _slice_back(op: Builder, node: Node, ct: Tensor) -> Tensor:
             continue
         ct = _with_zeros_between(op, ct, axis, abs(step))
         if step > 0:
-            first = _clamped(op, starts, i, n, 0, 0)
+            first = _clamped(op, starts, i, n, 0)
         else:  # the last element taken, or where there is none, any place
-            first = op.Min(_clamped(op, starts, i, n, -1, -1) + (op.size(m) - 1) * step, op.size(n))
+            first = op.Min(_clamped(op, starts, i, n, -1) + (op.size(m) - 1) * step, op.size(n))
         before.append(first)
         if step == 1:
-            behind.append(op.size(n) - op.Max(_clamped(op, ends, i, n, 0, 0), first))
+            behind.append(op.size(n) - op.Max(_clamped(op, ends, i, n, 0), first))
         else:
             behind.append(op.size(n) - first - op.size(m) * abs(step))
     return pad(op, ct, before, behind, axes, (*seeds_of(ct, y), *x.shape))

@@ -1,12 +1,13 @@
 """Softmax, and operators that bring their input to a standard mean, variance or norm.
 
-Those that subtract a mean and divide by a standard deviation share one closed form (`_standardized` and `_standardized_back`). They
-compute in float32 at least, whatever the model's type, as ONNX says of most of them.
+Those that subtract a mean and divide by a standard deviation share one closed form (`_standardized` and
+`_standardized_back`). They compute in float32 at least, whatever the model's type, as ONNX says of most of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import onnx_ir as ir
 
@@ -47,7 +48,7 @@ not_differentiable("Hardmax", "constant between its jumps", versions=(13,))
 
 
 def _in_working_type(op: Builder, node: Node, *tensors: Tensor | None) -> list[Tensor]:
-    """Cast tensors to float64 where an input is that or `stash_type` says so, else to float32; what is absent becomes 0."""
+    """Cast to float64 where an input is that or `stash_type` says so, else to float32; what is absent becomes 0."""
     types = {t.dtype for t in node.inputs if t is not None} | {ir.DataType(node.attr("stash_type", 1))}
     dtype = ir.DataType.DOUBLE if ir.DataType.DOUBLE in types else ir.DataType.FLOAT
     return [op.constant(0, dtype) if t is None else op.cast(t, dtype) for t in tensors]
@@ -67,7 +68,7 @@ def _standardized_back(op: Builder, n: Tensor, inverse: Tensor, ct: Tensor, axes
 
 def _from_axis(node: Node) -> list[int]:
     """The axes from the attribute `axis` on."""
-    return list(range(*_axis(node), 0))
+    return list(range(_axis(node)[0], 0))
 
 
 @vjp("LayerNormalization", versions=(17,), follow=samples.along_first(_from_axis))
@@ -103,9 +104,9 @@ def rms_normalization(op: Builder, node: Node, ct: Tensor) -> Cotangents:
 
 
 def _column(op: Builder, weight: Tensor, like: Shape) -> Tensor:
-    """A weight of shape ``(…, C)`` as a column ``(…, 1, C, 1, …)``, aligned with axis 1 of a tensor of shape `like`."""
+    """A weight of shape ``(…, C)``, or a number, as ``(…, 1, C, 1, …)``: aligned with axis 1 of a shape `like`."""
     channels = (1, like[1], *[1] * (len(like) - 2)) if len(like) > 1 else (1,)
-    return op.reshape(weight, (*weight.shape[:-1], *channels))
+    return op.reshape(weight, (*weight.shape[:-1], *channels)) if weight.rank else op.spread(weight, channels)
 
 
 def _all_but_channels(rank: int) -> list[int]:
@@ -113,15 +114,14 @@ def _all_but_channels(rank: int) -> list[int]:
 
 
 def _weights(op: Builder, node: Node, rank: int, *cts: Tensor) -> Cotangents:
-    """The cotangents of all inputs but the first from full ones, or columns: summed per channel, and columns no more."""
+    """The cotangents of all inputs but the first, from what is yet to be summed per channel."""
 
-    def weight(i: int) -> Tensor:
-        total = op.sum(cts[i], _all_but_channels(rank))
-        w = node.inputs[i + 1]
+    def weight(ct: Tensor, w: Tensor | None) -> Tensor:
         assert w is not None
+        total = op.sum(ct, _all_but_channels(rank))
         return op.reshape(total, (*total.shape[:-rank], *w.shape))
 
-    return [lambda i=i: weight(i) for i in range(len(cts))]
+    return [partial(weight, ct, w) for ct, w in zip(cts, node.inputs[1:], strict=True)]
 
 
 def _follow_batch(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samples | None]:
@@ -150,19 +150,22 @@ def batch_normalization(
 def _batch_normalization_in_training(
     op: Builder, node: Node, ct: Tensor, mean_ct: Tensor | None, variance_ct: Tensor | None
 ) -> Cotangents:
-    """Mean and variance are those of x, and further outputs: ``running = input · momentum + current · (1 - momentum)``."""
-    statistics = [ct or op.zeros_like(w) for ct, w in zip((mean_ct, variance_ct), node.inputs[3:], strict=True) if w]
-    x, scale, ct, mean_ct, variance_ct = _in_working_type(op, node, *node.inputs[:2], ct, *statistics)
-    scale, mean_ct, variance_ct = (_column(op, w, x.shape) for w in (scale, mean_ct, variance_ct))
-    axes, momentum = _all_but_channels(x.rank), node.attr("momentum")
+    """Mean and variance are those of x; ``running mean = input mean · momentum + mean · (1 - momentum)``.
+
+    So, too, the running variance.
+    """
+    x, scale, ct, *statistics = _in_working_type(op, node, *node.inputs[:2], ct, mean_ct, variance_ct)
+    scale, of_mean, of_variance = (_column(op, w, x.shape) for w in (scale, *statistics))
+    axes = _all_but_channels(x.rank)
+    momentum: float = node.attr("momentum")
     n, inverse = _standardized(op, x, axes, node.attr("epsilon"))
     share = op.one_over(size_of(x.shape[a] for a in axes), x.dtype) * (1 - momentum)
 
     def data() -> Tensor:
-        running = mean_ct + variance_ct * (2 * (x - op.mean(x, axes)))
+        running = of_mean + of_variance * (2 * (x - op.mean(x, axes)))
         return _standardized_back(op, n, inverse, ct * scale, axes) + running * share
 
-    return data, *_weights(op, node, x.rank, ct * n, ct, mean_ct * momentum, variance_ct * momentum)
+    return data, *_weights(op, node, x.rank, ct * n, ct, of_mean * momentum, of_variance * momentum)
 
 
 def _spatial_axes(node: Node) -> list[int]:
@@ -181,7 +184,7 @@ def instance_normalization(op: Builder, node: Node, ct: Tensor) -> Cotangents:
 
 @vjp("GroupNormalization", versions=(18, 21), follow=samples.along_data(lambda node: range(1, node.x.rank)))
 def group_normalization(op: Builder, node: Node, ct: Tensor) -> Cotangents:
-    """``Y = n · scale + B`` with the mean and variance of a group of channels; scale and B are per group (v18) or channel."""
+    """``Y = n · scale + B`` with mean and variance of a group of channels; weights per group (v18) or channel (v21)."""
     groups, whole = node.attr("num_groups"), node.x.shape
     folded = (whole[0], groups, dim_floordiv(size_of(whole[1:]), groups))
     affine = folded if node.version == 18 else whole
@@ -201,9 +204,9 @@ def group_normalization(op: Builder, node: Node, ct: Tensor) -> Cotangents:
 
 @vjp("MeanVarianceNormalization", versions=(13,), follow=samples.along(lambda node: node.attr("axes")))
 def mean_variance_normalization(op: Builder, node: Node, ct: Tensor) -> Tensor:
-    """``y = d / s`` with ``d = x - mean``, ``s = σ + 1e-9``, ``σ² = mean(d²)``; ``x̄ = (ȳ - mean(ȳ)) / s - y/σ · mean(ȳ y)``.
+    """``y = d / s`` with ``d = x - mean``, ``s = σ + 1e-9``, ``σ² = mean(d²)``.
 
-    The last term is 0 where σ is.
+    ``x̄ = (ȳ - mean(ȳ)) / s - y/σ · mean(ȳ y)``; the last term is 0 where σ is.
     """
     x, ct = _in_working_type(op, node, node.x, ct)
     axes = [a % x.rank - x.rank for a in node.attr("axes")]
@@ -216,7 +219,7 @@ def mean_variance_normalization(op: Builder, node: Node, ct: Tensor) -> Tensor:
 
 @vjp("LpNormalization", versions=(1, 22), follow=samples.along(samples.axis_attribute))
 def lp_normalization(op: Builder, node: Node, ct: Tensor) -> Tensor:
-    """``y = x / r`` with the norm r; ``x̄ = (ȳ - ∂r/∂x · Σ ȳ y) / r``, which is taken as 0 where all of x is 0, as y is."""
+    """``y = x / r`` with the norm r; ``x̄ = (ȳ - ∂r/∂x · Σ ȳ y) / r``; where all of x is 0, both are taken as 0."""
     x, axis = node.x, _axis(node)
     r, slope = (op.ReduceL1(x, axis), op.Sign(x)) if node.attr("p") == 1 else (op.ReduceL2(x, axis), node.y)
     zero = op.Equal(r, 0)
@@ -230,14 +233,17 @@ def local_response_normalization(op: Builder, node: Node, ct: Tensor) -> Tensor:
     W, a band of ones, sums over neighboring channels.
     """
     x, y, ct = _in_working_type(op, node, node.x, node.y, ct)
-    size, alpha, beta, rank = node.attr("size"), node.attr("alpha"), node.attr("beta"), x.rank
+    size: int = node.attr("size")
+    alpha: float = node.attr("alpha")
+    beta: float = node.attr("beta")
     place = op.range(x.shape[1])
     distance = place - op.unsqueeze(place, [-1])
     band = op.cast((distance >= -((size - 1) // 2)) & (distance <= size // 2), x.dtype)
 
     def windows(band: Tensor, t: Tensor) -> Tensor:
-        flat = (*t.shape[: 2 - rank], size_of(t.shape[2 - rank :])) if rank > 2 else (*t.shape, 1)
-        return op.reshape(op.MatMul(band, op.reshape(t, flat)), t.shape)
+        lead = t.rank - x.rank + 2
+        flat = op.reshape(t, (*t.shape[:lead], size_of(t.shape[lead:])))
+        return op.reshape(op.MatMul(band, flat), t.shape)
 
     base = windows(band, x * x) * (alpha / size) + node.attr("bias")
     return ct * op.Pow(base, -beta) - windows(op.swap(band), ct * y / base) * x * (2 * alpha * beta / size)

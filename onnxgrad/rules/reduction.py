@@ -82,7 +82,7 @@ _reduction("ReduceLogSumExp", lambda op, ct, x, y: ct * op.Exp(x - y), versions=
 
 @vjp("ReduceMax ReduceMin", versions=(18, 20), wrt=(0,), follow=_follow)
 def extremum(op: Builder, node: Node, ct: Tensor) -> Tensor:
-    """The cotangent passes to the elements that equal the output, in equal shares among ties (as in PyTorch's `amax`)."""
+    """The cotangent passes to the elements that equal the output, in equal shares among ties (as in `torch.amax`)."""
     wide = ir.DataType.DOUBLE if ct.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT  # counts ties exactly
     hits = op.cast(op.Equal(node.x, restored(op, node, node.y)), wide)
     noop = node.attr("noop_with_empty_axes")
@@ -124,7 +124,7 @@ def _product_of_others(op: Builder, x: Tensor, axis: int) -> Tensor:
 
 
 def _product_of_others_in_cell(op: Builder, node: Node) -> Tensor:
-    """The same where the axes are not known before run time: which elements are multiplied with which is found there, too."""
+    """The same where the axes are not known before run time: which elements meet is found there, too."""
     x, n = node.x, size_of(node.x.shape)
     cells = op.reshape(op.range(size_of(node.y.shape)), node.y.shape)
     cell, place = op.reshape(restored(op, node, cells), (n,)), op.range(n)
@@ -169,9 +169,10 @@ linear("CumSum", _running_sum_back, versions=(14,), follow=samples.along(_runnin
     remark="exact with zeros too, in memory that grows with the square of the size of the axis",
 )
 def running_product(op: Builder, node: Node, ct: Tensor) -> Tensor:
-    """``x̄_k = Π_{j<k} x_j · Σ_i ȳ_i Π_{k<j≤i} x_j`` over the i whose product has x_k in it (``j<i`` if exclusive): no division.
+    """``x̄_k = Π_{j<k} x_j · Σ_{i≥k} ȳ_i Π_{k<j≤i} x_j``, without a division.
 
-    The k are laid out along a new leading axis; "before" and "after" are meant in the direction of the product.
+    If exclusive, the sum is over i > k and the second product over k < j < i. The order is that of the product, and
+    the k are laid out along a new leading axis.
     """
     x, axis, flags = node.x, _axis_from_right(op, node), {"reverse": node.attr("reverse")}
     exclusive = node.attr("exclusive")

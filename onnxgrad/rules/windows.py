@@ -60,16 +60,25 @@ def windows_of(op: Builder, node: Node, size: Shape, count: Shape, kernel: Shape
     ones = [1] * len(size)
     bare = Windows(size, count, kernel, node.attr("strides") or ones, node.attr("dilations") or ones)
     kind, pads = node.attr("auto_pad"), node.attr("pads") or [0] * (2 * len(size))
-    if kind in ("SAME_UPPER", "SAME_LOWER") or node.attr("output_shape"):
-        extra = node.attr("output_padding") or [0] * len(size)
-        totals = [dim_sub(dim_add(e, x), n) for e, x, n in zip(bare.extent, extra, size, strict=True)]
-        sides = [_halves(op, total) for total in totals]
+    if is_same(node) or node.attr("output_shape"):
+        sides = [_halves(op, total) for total in surplus(node, bare)]
         sides = sides if kind == "SAME_UPPER" else [(larger, smaller) for smaller, larger in sides]
     else:
         pads = [0] * len(pads) if kind == "VALID" else pads
         sides = list(zip(pads[: len(size)], pads[len(size) :], strict=True))
     before, behind = zip(*sides, strict=True)
     return Windows(size, count, kernel, bare.strides, bare.dilations, before, behind)
+
+
+def is_same(node: Node) -> bool:
+    """Whether padding is chosen so that the sizes of input and output differ by the strides alone."""
+    return node.attr("auto_pad") in ("SAME_UPPER", "SAME_LOWER")
+
+
+def surplus(node: Node, w: Windows) -> Sequence[Dim]:
+    """Return for each axis by how much windows reach beyond an image without padding (less than 0: they fall short)."""
+    extra = node.attr("output_padding") or [0] * w.rank
+    return [dim_sub(dim_add(e, x), n) for e, x, n in zip(w.extent, extra, w.size, strict=True)]
 
 
 def _halves(op: Builder, total: Dim) -> tuple[Dim | Tensor, Dim | Tensor]:
@@ -164,12 +173,15 @@ def unfold(op: Builder, image: Tensor, w: Windows) -> Tensor:
             order.insert(x.rank + new, order.pop(x.rank + place - 1))
             x = op.Transpose(x, perm=order)
             continue
+        if k == s == 1 and x.shape[place] == m:
+            x = op.unsqueeze(x, [new])
+            continue
         shape = [*x.shape[: x.rank + place], m, *x.shape[x.rank + place + 1 :]]
         span = dim_add(dim_mul(s, dim_sub(m, 1)), 1)
         parts = [
-            op.Slice(x, [d * i], op.ints([dim_add(d * i, span)]), [place], [s], shape=shape) for i in range(k)
+            op.unsqueeze(op.Slice(x, [d * i], op.ints([dim_add(d * i, span)]), [place], [s], shape=shape), [new])
+            for i in range(k)
         ]
-        parts = [op.unsqueeze(part, [new]) for part in parts]
         x = op.Concat(*parts, axis=new) if k > 1 else parts[0]
     return x
 

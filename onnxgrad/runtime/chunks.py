@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad.errors import MemoryBoundError
 from onnxgrad.graph.builder import Builder
-from onnxgrad.runtime.memory import Footprint
+from onnxgrad.runtime.memory import Footprint, in_bytes
 from onnxgrad.runtime.rows import Split, find_split
 
 #: Working memory of a part where there is a choice. More is not faster (measured), and what is not needed stays free.
@@ -29,7 +30,7 @@ class Plan:
         op: the builder of the model, which is finished.
         inputs: its inputs.
         outputs: those of its outputs that are computed.
-        max_bytes: bound of the working memory.
+        max_bytes: bound of the results, and of the working memory of one run.
         seeds: how the run can be split along the seeds, if it has any.
 
     Attributes:
@@ -87,6 +88,21 @@ class Plan:
         while found > 1 and need(found) > budget:
             found = found * 3 // 4
         return found
+
+    def check_results(self, sizes: Mapping[str, int], what: str) -> None:
+        """Check that all results together stay within the bound.
+
+        Raises:
+            MemoryBoundError: if they do not.
+        """
+        size = self.footprint.results(sizes)
+        if size > self._max_bytes:
+            shapes = " and ".join(str(list(shape)) for shape in self.footprint.shapes(sizes))
+            raise MemoryBoundError(
+                f"{what} would take {in_bytes(size)} (of shape {shapes}), and max_bytes is {in_bytes(self._max_bytes)}; "
+                "feed fewer samples at a time, pass a larger max_bytes to onnxgrad.load, or, of a Jacobian, ask for "
+                "products with it instead (vjp, jvp)"
+            )
 
 
 def even_parts(total: int, most: int) -> list[tuple[int, int]]:

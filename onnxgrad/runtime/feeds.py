@@ -79,7 +79,7 @@ class Feeds:
             (only,) = args
             if isinstance(only, Mapping):
                 return self.bind((), only)
-            if _is_frame(only):
+            if is_frame(only):
                 return self._from_frame(only)
         if len(args) > len(slots):
             raise FeedError(f"{len(args)} values are given, and there are {_count(self.names)}")
@@ -124,7 +124,9 @@ class Feeds:
         if narrow and (len(self.slots) > 1 or self.names[0] in columns):
             return {slot.name: take(slot, _column(frame, slot.name)) for slot in self.slots}
         if len(self.slots) != 1:
-            wide = next(slot for slot in self.slots if not (slot.rank == 1 or (slot.rank == 2 and (1, 1) in slot.fixed)))
+            wide = next(
+                slot for slot in self.slots if not (slot.rank == 1 or (slot.rank == 2 and (1, 1) in slot.fixed))
+            )
             raise FeedError(
                 f"a data frame fits a model with one input, or with one input per column, and {wide.name!r} takes "
                 f"{_wanted(wide)}; pass a dictionary of arrays"
@@ -157,7 +159,7 @@ def take(slot: Slot, value: Any) -> Any:
         value = _values(value)
         if slot.rank == 2 and (1, 1) in slot.fixed and value.ndim == 1:
             value = value[:, None]
-    elif _is_frame(value):
+    elif is_frame(value):
         value = value.to_numpy()
     return fit(slot, convert(value, slot.dtype, where))
 
@@ -172,7 +174,9 @@ def fit(slot: Slot, array: Array) -> Array:
         return array
     shape = array.shape
     if len(shape) != slot.rank:
-        raise FeedError(f"input {slot.name!r} takes {_wanted(slot)}, and was given shape {list(shape)}{_hint(slot, shape)}")
+        raise FeedError(
+            f"input {slot.name!r} takes {_wanted(slot)}, and was given shape {list(shape)}{_hint(slot, shape)}"
+        )
     for axis, size in slot.fixed:
         if shape[axis] != size:
             raise FeedError(
@@ -205,12 +209,16 @@ def convert(value: Any, dtype: np.dtype[Any], where: str) -> Array:
     if want == "text":
         return _texts(array, where)
     if have not in _BECOMES[want]:
-        remedy = f"if that is meant, convert it first (`.astype({dtype.name!r})`)" if have != "text" else "convert it first"
+        remedy = (
+            f"if that is meant, convert it first (`.astype({dtype.name!r})`)" if have != "text" else "convert it first"
+        )
         raise FeedError(f"{where} takes {dtype.name}, and was given {array.dtype.name}; {remedy}")
     if want == "integer" and have == "integer" and array.size and not np.can_cast(array.dtype, dtype):
         low, high = int(array.min()), int(array.max())
         if low < np.iinfo(dtype).min or high > np.iinfo(dtype).max:
-            raise FeedError(f"{where} takes {dtype.name}, and was given integers from {low} to {high}, beyond its range")
+            raise FeedError(
+                f"{where} takes {dtype.name}, and was given integers from {low} to {high}, beyond its range"
+            )
     try:
         with np.errstate(over="raise"):
             return array.astype(dtype)
@@ -230,7 +238,9 @@ _BECOMES = {
 
 
 def _kind(dtype: np.dtype[Any]) -> str:
-    kind = {"f": "float", "i": "integer", "u": "integer", "b": "flag", "c": "complex", "U": "text", "O": "text"}.get(dtype.kind)
+    kind = {"f": "float", "i": "integer", "u": "integer", "b": "flag", "c": "complex", "U": "text", "O": "text"}.get(
+        dtype.kind
+    )
     if kind is None and dtype.kind == "V":  # those of ml_dtypes
         kind = "float" if "float" in dtype.name else "integer" if "int" in dtype.name else None
     return kind or dtype.name
@@ -255,7 +265,9 @@ def _sort_of(array: Array) -> str:
 def _wanted(slot: Slot) -> str:
     if slot.port.kind != "tensor":
         return f"a {slot.port.kind}"
-    dtype = "elements of unknown type" if slot.dtype is None else "texts" if slot.dtype.kind in "OU" else slot.dtype.name
+    dtype = (
+        "elements of unknown type" if slot.dtype is None else "texts" if slot.dtype.kind in "OU" else slot.dtype.name
+    )
     if slot.port.shape is None:
         return f"{dtype} of any shape"
     return f"{dtype} of shape [{', '.join('?' if d is None else str(d) for d in slot.port.shape)}]"
@@ -286,7 +298,8 @@ def _count(names: Iterable[str]) -> str:
 # --- data frames, of pandas or others, known by what they can do ----------------------------------
 
 
-def _is_frame(value: Any) -> bool:
+def is_frame(value: Any) -> bool:
+    """Whether a value is a data frame."""
     return hasattr(value, "columns") and hasattr(value, "to_numpy") and hasattr(value, "__getitem__")
 
 

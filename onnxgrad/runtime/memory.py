@@ -34,7 +34,7 @@ class Footprint:
     """
 
     def __init__(self, op: Builder, inputs: Iterable[ir.Value], outputs: Sequence[ir.Value]) -> None:
-        self.outputs = [_extent(op, value) for value in outputs]
+        self._outputs = [extent for value in outputs if (extent := _extent(op, value)) is not None]
         nodes = _live_nodes(op.model.graph, outputs)
         owner: dict[ir.Value, ir.Value] = {}
         last: dict[ir.Value, int] = {}
@@ -60,15 +60,14 @@ class Footprint:
             in_place = node.op_type in POINTWISE and node.domain == ""
             self._steps.append((list(new.values()), freed, in_place))
 
-    def results(self, sizes: Mapping[str, int]) -> int | None:
-        """Return the bytes of all results, or None where they depend on the data."""
-        total = 0
-        for extent in self.outputs:
-            shape = None if extent is None else numbers(extent[1], sizes)
-            if extent is None or shape is None:
-                return None
-            total += extent[0] * math.prod(shape)
-        return total
+    def results(self, sizes: Mapping[str, int]) -> int:
+        """Return the bytes of all results, as far as their shapes follow from `sizes`."""
+        shapes = (numbers(shape, sizes) for _, shape in self._outputs)
+        return sum(each * math.prod(s) for (each, _), s in zip(self._outputs, shapes, strict=True) if s is not None)
+
+    def shapes(self, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
+        """Return the shapes of the results, as far as they follow from `sizes`."""
+        return [s for _, shape in self._outputs if (s := numbers(shape, sizes)) is not None]
 
     def working(self, sizes: Mapping[str, int]) -> int:
         """Return the bytes that a run needs at most at once: inputs, results, and what lies in between."""
@@ -86,6 +85,14 @@ def numbers(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
     estimate = _Estimate(sizes)
     found = tuple(map(estimate.number, shape))
     return found if estimate.exact else None
+
+
+def in_bytes(size: int) -> str:
+    """Return a number of bytes as people write it."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size} bytes"
 
 
 class _Estimate:

@@ -29,6 +29,18 @@ class Erf(OpRun):
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
+class Gelu(OpRun):
+    """The reference computes it through its own `Erf`."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, approximate: str | None = None) -> tuple[Array]:
+        if approximate == "tanh":
+            inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+            return ((0.5 * x * (1 + np.tanh(inner))).astype(x.dtype),)
+        return ((0.5 * x * (1 + _erf(x / math.sqrt(2)))).astype(x.dtype),)
+
+
 class Window:
     """Sizes of a convolution or a pooling.
 
@@ -240,4 +252,4 @@ class MaxPool(ReferenceMaxPool):  # type: ignore[misc]
         return (y,)
 
 
-OPERATORS: tuple[type[OpRun], ...] = (Erf, Conv, ConvTranspose, AveragePool, MaxPool)
+OPERATORS: tuple[type[OpRun], ...] = (Erf, Gelu, Conv, ConvTranspose, AveragePool, MaxPool)

@@ -1,141 +1,27 @@
-"""One request, made ready to run: the model with what was asked for, its session, and how results are handed out."""
+"""A derivative of a model, ready to run."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
-from onnxgrad.augmentation import Augmentation, Batched, Index, Mode
-from onnxgrad.errors import FeedError, MemoryBoundError, OnnxgradError, UnknownNameError
-from onnxgrad.graph.dims import Shape
-from onnxgrad.model.metadata import Derivative
-from onnxgrad.model.signature import Port, signature
+from onnxgrad.augmentation import Augmentation
+from onnxgrad.errors import FeedError, MemoryBoundError, UnknownNameError
+from onnxgrad.model.signature import signature
 from onnxgrad.runtime.chunks import Plan, even_parts, run_in_parts
-from onnxgrad.runtime.feeds import Array, Feeds, Slot, is_frame, take
-from onnxgrad.runtime.memory import numbers
+from onnxgrad.runtime.feeds import Feeds, Slot, is_frame, take
+from onnxgrad.runtime.memory import in_bytes, numbers
+from onnxgrad.runtime.plain import Plain
+from onnxgrad.runtime.request import SEEDS, SPOKEN, Request
+from onnxgrad.runtime.results import arrange, layout_of, paths_of
 from onnxgrad.runtime.rows import Split
 from onnxgrad.runtime.session import Session, Settings, open_model
 from onnxgrad.runtime.sources import Origin
-
-#: Name of the size of the axis of seeds.
-SEEDS = "onnxgrad_seeds"
-#: A plain run of less input than this is not worth looking into.
-_SMALL_INPUT = 256 * 2**10
-
-Names = tuple[str, ...] | None
-#: Where a result stands in a list, or dictionaries of that.
-Layout = int | dict[str, "Layout"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for.
-
-    Attributes:
-        kind: the derivative, by the name of its method.
-        of: what to differentiate; None: every floating-point output.
-        wrt: what to differentiate by; None: every floating-point input.
-        index: which element of a wider output.
-        batched: whether per sample.
-        mode: which way.
-        seeds: whether directions have an axis of seeds in front.
-        values: whether the model's own outputs are returned too.
-    """
-
-    kind: str
-    of: Names = None
-    wrt: Names = None
-    index: Index = None
-    batched: Batched = "auto"
-    mode: Mode = "auto"
-    seeds: bool = False
-    values: bool = False
-
-    def add_to(self, augmentation: Augmentation) -> None:
-        """Add the derivative to a model."""
-        match self.kind:
-            case "jacobian":
-                augmentation.jacobian(self.of, self.wrt, self.batched, self.mode)
-            case "vjp":
-                augmentation.vjp(self.of, self.wrt, SEEDS if self.seeds else None)
-            case "jvp":
-                augmentation.jvp(self.of, self.wrt, SEEDS if self.seeds else None)
-            case "gradient":
-                augmentation.gradient(self.of, self.wrt, self.index, self.batched)
-            case "hessian":
-                augmentation.hessian(self.of, self.wrt, self.index, self.batched)
-            case "hvp":
-                augmentation.hvp(self.of, self.wrt, self.index, self.batched)
-
-
-class Plain:
-    """The model itself.
-
-    Args:
-        origin: the model.
-        settings: how its session is made.
-        max_bytes: bound of the memory.
-    """
-
-    def __init__(self, origin: Origin, settings: Settings, max_bytes: int) -> None:
-        described = signature(origin.model)
-        self.outputs = [port.name for port in described.outputs]
-        self._feeds = Feeds(described.inputs, origin.columns)
-        self._origin = origin
-        self._max_bytes = max_bytes
-        self._session = _open_plain(origin, settings)
-        self._plan: Plan | None = None
-        self._sizes: Feeds | None = None
-        self._layout = _layout([(name,) for name in self.outputs])
-
-    def __call__(self, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """Return the outputs: the only one, or all by name."""
-        return _arrange(self._layout, self.run(self._feeds.bind(args, named)))
-
-    def run(self, feeds: Mapping[str, Any]) -> list[Any]:
-        """Return the outputs in order.
-
-        Raises:
-            MemoryBoundError: if they would take more than `max_bytes`.
-            RunError: if onnxruntime fails.
-        """
-        if sum(getattr(value, "nbytes", 0) for value in feeds.values()) < _SMALL_INPUT:
-            return self._session.run(self.outputs, feeds)
-        self._look()
-        if self._plan is None or self._sizes is None:
-            return self._session.run(self.outputs, feeds)
-        try:
-            sizes = self._sizes.sizes(feeds)
-        except FeedError:  # the file gives two sizes one name: not a reason not to run it
-            return self._session.run(self.outputs, feeds)
-        _check_result(self._plan, sizes, self._max_bytes, "the outputs")
-        split = self._plan.rows
-        if split is None or sizes[split.size] <= max(self._plan.at_once(sizes), 1):
-            return self._session.run(self.outputs, feeds)
-        rows = sizes[split.size]
-        parts = even_parts(rows, max(self._plan.at_once(sizes), 1))
-        return run_in_parts(self._portion, feeds, [(split, parts, rows)], self.outputs)
-
-    def _portion(self, feeds: Mapping[str, Any]) -> list[Any]:
-        return self._session.run(self.outputs, feeds)
-
-    def _look(self) -> None:
-        """Find out, once, how the model can be run in parts."""
-        if self._sizes is not None:
-            return
-        try:
-            augmentation = Augmentation(self._origin.model)
-        except OnnxgradError:  # onnxruntime runs it, and that is all there is to say
-            self._sizes = Feeds(())
-            return
-        graph = augmentation.model.graph
-        inputs = [v for v in graph.inputs if not v.is_initializer()]
-        self._plan = Plan(augmentation.op, inputs, list(graph.outputs), self._max_bytes)
-        self._sizes = Feeds(signature(augmentation.model).inputs)
+from onnxgrad.runtime.wide import jacobians_by_seeds
 
 
 class Program:
@@ -148,6 +34,13 @@ class Program:
         max_bytes: bound of the memory.
         other: gives the program of another request for the same model.
         plain: gives the model itself.
+
+    Attributes:
+        records: what each derived output is.
+        outputs: names of the outputs, the model's own ones first.
+        plan: how much can be run at once.
+        types: element types and shapes of what is differentiated, what it is differentiated by, and of the outputs.
+        seed_inputs: the input for each direction.
     """
 
     def __init__(
@@ -160,81 +53,99 @@ class Program:
         plain: Callable[[], Plain],
     ) -> None:
         augmentation = Augmentation(origin.model)
-        self.request = request
-        self._of = _names(augmentation.of(request.of))
-        self._wrt = _names(augmentation.wrt(request.wrt))
-        count = len(augmentation.primal_outputs) if request.values else 0
+        tensors = [*augmentation.of(request.of), *augmentation.wrt(request.wrt)]
         request.add_to(augmentation)
         model = augmentation.finish(request.values)
+        outputs = list(model.graph.outputs)
+        tensors += [t for v in outputs if (t := augmentation.op.tensor(v)) is not None]
+        self.request = request
         self.records = augmentation.records
-        self.outputs = [v.name or "" for v in model.graph.outputs]
-        self._session = open_model(model, settings)
-        self._max_bytes = max_bytes
-        self._other = other
-        self._plain = plain
-        self._set_up_inputs(model, origin)
-        inputs = [v for v in model.graph.inputs if not v.is_initializer()]
-        derived = self.outputs[count:]
-        by_seed = {name: slot.name for name, slot in self._directions.items()}
-        seeds = Split(SEEDS, dict.fromkeys(by_seed.values(), 0), dict.fromkeys(derived, 0)) if request.seeds else None
-        self.plan = Plan(augmentation.op, inputs, list(model.graph.outputs), max_bytes, seeds)
-        self.shapes: dict[str, Shape] = {
-            name: t.shape
-            for name in (*self._of, *self._wrt, *self.outputs)
-            if (t := augmentation.op.tensor(augmentation.value(name))) is not None
-        }
-        self._values = count
-        self._value_layout = _layout([(name,) for name in self.outputs[:count]])
-        self._layout = _layout(self._paths(), count)
+        self.outputs = [v.name or "" for v in outputs]
+        self.types = {t.value.name or "": (np.dtype(t.dtype.numpy()), t.shape) for t in tensors}
+        self.max_bytes = max_bytes
+        self.other = other
+        self.plain = plain
 
-    def _set_up_inputs(self, model: ir.Model, origin: Origin) -> None:
-        """Tell the model's own inputs from those for directions, and take names of sizes as the derivative does."""
         ports = {port.name: port for port in signature(model).inputs}
-        seeds = {r.seed: (r.of if r.kind == "vjp" else r.wrt) for r in self.records if r.seed is not None}
-        self._directions = {str(name): Slot.of(ports[seed]) for seed, name in seeds.items()}
-        own = [port for port in signature(origin.model).inputs if port.name in ports]
-        self._feeds = Feeds(own, origin.columns)
-        self._sizes = Feeds([port for port in ports.values()])
+        seeds = {r.seed: r.of if r.kind == "vjp" else str(r.wrt) for r in self.records if r.seed is not None}
+        self._directions = {name: Slot.of(ports[seed]) for seed, name in seeds.items()}
+        self.seed_inputs = {name: slot.name for name, slot in self._directions.items()}
+        # the model's own inputs are described as in its file, but sizes have the names that the derivative is written with
+        self._feeds = Feeds([port for port in signature(origin.model).inputs if port.name in ports], origin.columns)
+        self._sizes = Feeds(list(ports.values()))
 
-    def _paths(self) -> list[tuple[str, ...]]:
-        """Return what each derived output is a derivative of: of what, with respect to what."""
-        paths: dict[str, tuple[str, ...]] = {}
-        for r in self.records:
-            wrt = (r.wrt,) if isinstance(r.wrt, str) else r.wrt
-            paths[r.output] = wrt if r.kind == "vjp" else (r.of,) if r.kind == "jvp" else (r.of, *wrt)
-        return list(paths.values())
+        paths = paths_of(self.records)
+        count = len(outputs) - len(paths)
+        self._values = layout_of([(name,) for name in self.outputs[:count]]) if request.values else None
+        self._layout = layout_of(paths, count)
+        split = None
+        if request.seeds:
+            split = Split(SEEDS, dict.fromkeys(self.seed_inputs.values(), 0), dict.fromkeys(self.outputs[count:], 0))
+        inputs = [v for v in model.graph.inputs if not v.is_initializer()]
+        self.plan = Plan(augmentation.op, inputs, outputs, max_bytes, split)
+        self._open = lambda: open_model(model, settings)
+        self._session: Session | None = None
+        self._lock = threading.Lock()
 
-    # --- running -------------------------------------------------------------------------------
+    @property
+    def seed_dtype(self) -> np.dtype[Any]:
+        """Element type of the only direction."""
+        (slot,) = self._directions.values()
+        assert slot.dtype is not None
+        return slot.dtype
 
-    def __call__(self, args: Sequence[Any], named: Mapping[str, Any], direction: Any = None) -> Any:
-        """Return the derivative, or the outputs and the derivative."""
+    # --- what comes in and goes out --------------------------------------------------------------
+
+    def __call__(self, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """Return the derivative, or a pair of the model's outputs and the derivative."""
+        results = self.run(self._feeds.bind(args, named))
+        if self._values is None:
+            return arrange(self._layout, results)
+        return arrange(self._values, results), arrange(self._layout, results)
+
+    def along(self, args: Sequence[Any], direction: Any, named: Mapping[str, Any]) -> Any:
+        """Return the derivative along a direction: an array, or several by name; each may have an axis of seeds in front."""
         feeds = self._feeds.bind(args, named)
-        if self._directions:
-            given = self._given(direction)
-            if given and all(np.ndim(v) == self._rank(k) + 1 for k, v in given.items()) and not self.request.seeds:
-                if self.request.kind != "hvp":
-                    return self._other(replace(self.request, seeds=True)).result(feeds, given)
-            return self.result(feeds, given)
-        results = self.run(feeds)
-        if not self._values and type(self._layout) is int:
-            return results[0]
-        return self._handed_out(results)
+        given = self._given(direction)
+        if self.request.kind != "hvp" and given:
+            extra = {np.ndim(value) - (self._directions[name].rank or 0) for name, value in given.items()}
+            if extra == {1}:
+                seeded = self.other(replace(self.request, seeds=True))
+                return seeded._along(feeds, given)
+        return self._along(feeds, given)
 
-    def result(self, feeds: dict[str, Any], directions: Mapping[str, Any]) -> Any:
-        """Return the derivative in the given directions."""
+    def _along(self, feeds: dict[str, Any], given: Mapping[str, Any]) -> Any:
+        for name, value in given.items():
+            feeds[self.seed_inputs[name]] = take(self._directions[name], value)
         for name, slot in self._directions.items():
-            if name in directions:
-                feeds[slot.name] = take(slot, directions[name])
-        missing = [name for name in self._directions if name not in directions]
-        if missing:
-            sizes = self._sizes.sizes(feeds)
-            for name in missing:
-                slot = self._directions[name]
-                shape = numbers(self._seed_shape(name), sizes)
+            if name not in given:
+                shape = numbers(self.types[name][1], self._sizes.sizes(feeds))
                 if shape is None:
-                    raise FeedError(f"no direction is given for {name!r}, whose shape is not known before; give one, of zeros")
-                feeds[slot.name] = np.zeros(shape, slot.dtype)
-        return self._handed_out(self.run(feeds))
+                    raise FeedError(
+                        f"a direction for {name!r} is missing, and its shape is not known; give one, of zeros"
+                    )
+                seeds = next((feeds[self.seed_inputs[n]].shape[:1] for n in given), (0,)) if self.request.seeds else ()
+                feeds[slot.name] = np.zeros((*seeds, *shape), slot.dtype)
+        return arrange(self._layout, self.run(feeds))
+
+    def _given(self, direction: Any) -> Mapping[str, Any]:
+        """Return directions by the name of what they belong to."""
+        names = list(self._directions)
+        if isinstance(direction, Mapping):
+            for name in direction:
+                if name not in self._directions:
+                    what = "differentiated" if self.request.kind == "vjp" else "differentiated by"
+                    raise FeedError(str(UnknownNameError.among(f"a tensor that is {what}", str(name), names)))
+            return direction
+        if len(names) == 1:
+            return {names[0]: direction}
+        if is_frame(direction) and set(names) <= {str(c) for c in direction.columns}:
+            return {name: direction[name] for name in names}
+        raise FeedError(
+            f"there are {len(names)} directions ({', '.join(map(repr, names))}); pass them in a dictionary by name"
+        )
+
+    # --- running ---------------------------------------------------------------------------------
 
     def run(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Return the outputs in order.
@@ -248,21 +159,39 @@ class Program:
         fit = plan.at_once(sizes)
         rows = 1 if plan.rows is None else sizes[plan.rows.size]
         if rows <= fit:
-            return self._session.run(self.outputs, feeds)
-        _check_result(plan, sizes, self._max_bytes, f"the {_SPOKEN[self.request.kind]}")
+            return self.run_at_once(feeds)
+        plan.check_results(sizes, f"the {SPOKEN[self.request.kind]}")
         if fit == 0 and self.request.kind == "jacobian":
-            return self._by_seeds(feeds, sizes)
+            derived = jacobians_by_seeds(self, feeds, sizes)
+            return [*(self.plain().run(feeds) if self.request.values else ()), *derived]
         splits = []
-        one = dict(sizes)
+        least = dict(sizes)
         if plan.rows is not None:
             splits.append((plan.rows, even_parts(rows, max(fit, 1)), rows))
-            one[plan.rows.size] = 1
+            least[plan.rows.size] = 1
         if fit == 0:
-            seeds = 0 if plan.seeds is None else plan.portion(one, SEEDS, self._max_bytes)
-            if seeds == 0 or plan.seeds is None:
-                raise self._too_large(one)
+            seeds = 0 if plan.seeds is None else plan.portion(least, SEEDS, self.max_bytes)
+            if plan.seeds is None or seeds == 0:
+                raise self.too_large(least)
             splits.append((plan.seeds, even_parts(sizes[SEEDS], seeds), sizes[SEEDS]))
-        return run_in_parts(self._portion, feeds, splits, self.outputs)
+        return run_in_parts(self.run_at_once, feeds, splits, self.outputs)
 
-    def _portion(self, feeds: Mapping[str, Any]) -> list[Any]:
+    def run_at_once(self, feeds: Mapping[str, Any]) -> list[Any]:
+        """Return the outputs of one run."""
+        if self._session is None:  # made late: a Jacobian that is too wide at once never needs it
+            with self._lock:
+                self._session = self._session or self._open()
         return self._session.run(self.outputs, feeds)
+
+    def too_large(self, least: Mapping[str, int]) -> MemoryBoundError:
+        """Return the error for work of which the least part, with the given sizes, exceeds the bound."""
+        needed = self.plan.footprint.working({**least, SEEDS: 1} if SEEDS in least else least)
+        whole = (
+            ""
+            if self.plan.rows is not None
+            else ", and it is not proven that its samples could be run one after another"
+        )
+        return MemoryBoundError(
+            f"the {SPOKEN[self.request.kind]} needs about {in_bytes(needed)} of working memory at once{whole}; "
+            f"max_bytes is {in_bytes(self.max_bytes)}: pass a larger one to onnxgrad.load, or feed less"
+        )

@@ -142,6 +142,8 @@ def _names(dim: Dim) -> frozenset[str]:
 #: Operators that may get the number of samples in the given input: all it does there is to give the result its shape.
 _TARGETS = {"Reshape": {1}, "Expand": {1}}
 #: Operators that act on each element alone, besides those of which the shape is known that way.
-_MORE_POINTWISE = frozenset("And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CastLike Identity IsInf IsNaN".split())
+_MORE_POINTWISE = frozenset(
+    "And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CastLike Identity IsInf IsNaN".split()
+)
 #: Operators that have an index for each element, of the same sample as the element.
 _ALONG_WITH_INDICES = frozenset(["GatherElements", "ScatterElements"])

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
 from onnxgrad.errors import RunError
-from onnxgrad.model.tensors import replace_tensors, tensors_of
-from onnxgrad.model.write import to_proto
+from onnxgrad.model.read import read
+from onnxgrad.model.tensors import tensors_of
+from onnxgrad.model.write import serialize, to_proto, write
 
 #: A provider's name, or its name and options.
 Provider = str | tuple[str, Mapping[str, Any]]
 #: onnxruntime's options: the object; by name (attributes, and configuration entries with a dot); or a function that makes them.
 SessionOptions = ort.SessionOptions | Mapping[str, Any] | Callable[[], ort.SessionOptions]
 
-#: Models with more weights than this are handed over without serializing the weights.
+#: Models with more weights than this are not handed over as bytes.
 _SERIALIZED_LIMIT = 1_800_000_000
-#: Types whose elements onnxruntime takes from numpy.
-_SHARED = frozenset("FLOAT DOUBLE FLOAT16 INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64 BOOL".split())
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class Settings:
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} is no number of threads; pass 1 or more")
         if self.threads is not None and not isinstance(self.session_options, (Mapping, type(None))):
-            raise ValueError("threads and session_options are both given; set intra_op_num_threads in the session options")
+            raise ValueError(
+                "threads and session_options are both given; set intra_op_num_threads in the session options"
+            )
         there = ort.get_available_providers()
         for provider in self.providers or ():
             name = provider if isinstance(provider, str) else provider[0]
@@ -96,22 +98,20 @@ class Session:
     Args:
         model: content of a model file, or its path.
         settings: how the session is made.
-        weights: weights that the file leaves open, by name.
+        folder: where the external data of a model lies that is given by its content.
 
     Raises:
         RunError: if onnxruntime refuses the model.
     """
 
-    def __init__(self, model: bytes | str, settings: Settings, weights: Mapping[str, np.ndarray] | None = None) -> None:
+    def __init__(self, model: bytes | str, settings: Settings, folder: str | None = None) -> None:
         options = settings.options()
         providers = settings.providers
         if providers is None:
             kept = getattr(options, "has_providers", bool)()
             providers = None if kept else ["CPUExecutionProvider"]
-        if weights:
-            values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
-            options.add_external_initializers(list(weights), values)
-            self._weights = values
+        if folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         try:
             # without fallback: a model that does not run where it should is an error, not a message on the terminal
             self._session = ort.InferenceSession(model, options, providers, enable_fallback=0)
@@ -132,23 +132,24 @@ class Session:
 
 
 def open_model(model: ir.Model, settings: Settings) -> Session:
-    """Return a session of a model in memory.
+    """Return a session of a model in memory, or whose weights are mapped from a file.
 
     Raises:
         RunError: if onnxruntime refuses the model.
     """
-    if sum(t.nbytes for t in tensors_of(model)) <= _SERIALIZED_LIMIT:
+    tensors = list(tensors_of(model))
+    external = [t for t in tensors if isinstance(t, ir.ExternalTensor)]
+    inside = sum(t.nbytes for t in tensors) - sum(t.nbytes for t in external)
+    folders = {os.path.abspath(t.base_dir) for t in external}
+    if external and len(folders) == 1 and inside <= _SERIALIZED_LIMIT:
+        return Session(serialize(model).SerializeToString(), settings, folders.pop())
+    if sum(t.nbytes for t in tensors) <= _SERIALIZED_LIMIT:
         return Session(to_proto(model).SerializeToString(), settings)
-    weights: dict[str, np.ndarray] = {}
-    initializers = {id(v.const_value) for v in model.graph.initializers.values()}
-
-    def put_aside(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        if id(tensor) not in initializers or tensor.dtype.name not in _SHARED or tensor.nbytes < 1024 or not tensor.name:
-            return tensor
-        weights[tensor.name] = tensor.numpy()
-        return ir.ExternalTensor("weights", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=tensor.name)
-
-    return Session(b"", settings, weights)
+    # what is in memory and too large for protobuf goes through a file, of which the session keeps nothing open
+    with tempfile.TemporaryDirectory(prefix="onnxgrad-", ignore_cleanup_errors=True) as folder:
+        path = os.path.join(folder, "model.onnx")
+        write(read(model), path)
+        return Session(path, settings)
 
 
 _AT_NODE = (

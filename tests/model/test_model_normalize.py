@@ -126,6 +126,17 @@ def test_names_are_unique_and_the_outer_ones_stand(c):
     assert {v.name for n in model.graph for v in n.outputs} == {"y", "h", "z"}
 
 
+def test_a_model_that_was_not_read_need_not_be_sorted():
+    proto = model_of([node("Neg", "a", "y"), node("Abs", "x", "a")], {"x": X}, ["y"])
+    assert types(normalize(ir.from_proto(proto))) == ["Abs", "Neg"]
+
+
+def test_nodes_with_one_name_get_two():
+    nodes = [node("Neg", "x", "a", name="n"), node("Abs", "a", "b", name="n_1"), node("Exp", "b", "y", name="n")]
+    model = normalized(model_of(nodes, {"x": X}, ["y"]))
+    assert [n.name for n in model.graph] == ["n", "n_1", "n_2"]
+
+
 def test_nodes_get_names_from_their_operators():
     nodes = [node("Neg", "x", "a"), node("Neg", "a", "b"), node("Neg", "b", "y", name="Neg_1")]
     model = normalized(model_of(nodes, {"x": X}, ["y"]), {"x": X})
@@ -214,6 +225,23 @@ def test_a_stale_shape_does_not_mislead_lifting():
     normalized(proto, {"x": floats(2, 3, 4)})
 
 
+def test_a_stale_shape_does_not_mislead_lifting_before_functions_are_inlined():
+    nodes = [node("Relu", "x", "h"), node("Softmax", "h", "s"), call("Square", "s", ["y"])]
+    x = floats(2, 3, 4)
+    proto = model_of(nodes, {"x": x}, ["y"], opset=11, imports=[("local", 1)], functions=[SQUARE])
+    proto.graph.value_info.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, [6, 4]))
+    model = normalized(proto)
+    expected = model_of([*nodes[:2], node("Mul", "s s", "y")], {"x": x}, ["y"], opset=11)
+    assert_same(run(to_proto(model), {"x": x}), run(expected, {"x": x}))
+
+
+def test_a_kept_function_keeps_what_is_declared_whatever_its_domain():
+    key = ("", "Square", "")
+    square = helper.make_function("", "Square", ["a"], ["b"], [node("Mul", "a a", "b")], [helper.make_opsetid("", 18)])
+    proto = model_of([node("Square", "x", "y")], {"x": X}, [value_info("y", X)], functions=[square])
+    assert list(normalized(proto, keep={key}).graph.outputs[0].shape) == [2, 3]
+
+
 def test_names_of_sizes():
     unknown = ["", "?", "None", "unk", "-1", "dynamic", "*", "Unknown"]
     known = ["N", "batch", "unk__7", "seq_len", "N+1", "2*N"]
@@ -254,6 +282,20 @@ def test_functions_are_inlined_and_unused_ones_removed():
     model = normalized(proto, {"x": X})
     assert types(model) == ["Mul", "Add", "Mul", "Mul"]
     assert set(model.opset_imports) == {""}
+
+
+def test_what_is_declared_for_a_call_does_not_reach_into_the_body():
+    proto = calling([call("Square", "x", ["h"]), call("Square", "h", ["y"])], [SQUARE])
+    wrong = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, ["?", 9]) for name in "hy"]
+    wrong[1].doc_string = "on the output"
+    wrong[1].metadata_props.add(key="a", value="b")
+    proto.graph.value_info.append(wrong[0])
+    proto.graph.output[0].CopyFrom(wrong[1])
+    model = normalized(proto)
+    assert [(v.type, v.shape) for n in model.graph for v in n.outputs] == [(None, None)] * 2
+    (output,) = model.graph.outputs
+    assert output.meta["declared"] == Declared(ir.TensorType(ir.DataType.DOUBLE), ir.Shape([None, 9]))
+    assert (output.doc_string, output.metadata_props) == ("on the output", {"a": "b"})
 
 
 def test_functions_to_keep_are_kept_with_what_they_call_inlined():
@@ -302,7 +344,7 @@ def test_an_attribute_of_a_function_that_becomes_an_input():
 @pytest.mark.parametrize(("inner", "outer"), [(11, 18), (11, 13), (18, 11), (18, 20), (20, 18), (18, 21)])
 def test_functions_of_another_opset(inner, outer):
     axes = {"axes": [1]} if inner < 18 else {}
-    body = [node("Relu", "a", "b"), node("ReduceMax", "b", "c", **axes), node("Pad", "c p", "d")]
+    body = [node("Identity", "a", "b"), node("ReduceMax", "b", "c", **axes), node("Pad", "c p", "d")]
     inside = function("Inside", "a p", "d", body, opset=inner)
     softmax = [call("Inside", "x p", ["h"]), node("Softmax", "h", "y")]
     proto = model_of(softmax, {"x": X}, ["y"], outer, {"p": np.array([0, 1, 1, 0])}, imports=[("local", 1)],
@@ -310,17 +352,29 @@ def test_functions_of_another_opset(inner, outer):
     model = normalize(read(proto))
     check_form(model)
     expected = model_of(
-        [node("Relu", "x", "b"), node("ReduceMax", "b a", "c") if inner < 18 else node("ReduceMax", "b", "c"),
+        [node("Identity", "x", "b"), node("ReduceMax", "b a", "c") if inner < 18 else node("ReduceMax", "b", "c"),
          node("Pad", "c p", "d"), node("Softmax", "d", "y", axis=1 if outer < 13 else -1)],
         {"x": X}, ["y"], 18, {"p": np.array([0, 1, 1, 0]), "a": np.array([1])},
     )  # fmt: skip
     assert_same(run(to_proto(model), {"x": X}), run(expected, {"x": X}))
 
 
-def test_an_operator_that_differs_between_a_function_and_the_graph_around_it():
-    inside = function("Inside", "a", "b", [node("DFT", "a", "b", axis=1, name="dft")], opset=18)
-    proto = calling([call("Inside", "x", ["y"])], [inside], opset=20)
-    with pytest.raises(ModelReadError, match=r"versions 18 and 20 of 'ai.onnx'.* DFT \(node 'dft'\) has changed"):
+DIFFERENT = {
+    "DFT": (node("DFT", "a", "b", axis=1, name="it"), 18, 20),
+    "GroupNormalization": (node("GroupNormalization", "a a a", "b", num_groups=1, name="it"), 18, 21),
+    "AveragePool": (node("AveragePool", "a", "b", kernel_shape=[2], ceil_mode=1, name="it"), 18, 22),
+    "MaxPool": (node("MaxPool", "a", "b", kernel_shape=[2], ceil_mode=1, name="it"), 18, 22),  # by description only
+    "Gelu": (node("Gelu", "a", "b", name="it"), 18, 20),
+}
+
+
+@pytest.mark.parametrize("operator", DIFFERENT)
+def test_an_operator_that_differs_between_a_function_and_the_graph_around_it(operator):
+    it, inner, outer = DIFFERENT[operator]
+    inside = function("Inside", "a", "b", [it], opset=inner)
+    proto = calling([call("Inside", "x", ["y"])], [inside], opset=outer)
+    message = rf"versions {inner} and {outer} of 'ai.onnx'.* {operator} \(node 'it'\) has changed"
+    with pytest.raises(ModelReadError, match=message):
         normalize(read(proto))
 
 

@@ -99,6 +99,14 @@ def test_external_data_is_mapped_not_read(tmp_path, monkeypatch):
     assert_same(run(to_proto(read(path)), {"x": X}), run(small(), {"x": X}))
 
 
+def test_external_data_of_an_ir_model_is_found_from_anywhere(tmp_path, monkeypatch):
+    with_external_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    model = read(ir.load("model.onnx"))
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), W)
+
+
 def test_models_above_two_gigabytes_are_opened_without_reading_them(tmp_path):
     rows = 700_000_000
     proto = model_of([helper.make_node("Gather", ["w", "i"], ["y"])], {"i": np.array([0])}, ["y"])
@@ -179,7 +187,9 @@ def test_maps_come_through():
     labels = helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[1, 5, 7])
     kind = helper.make_map_type_proto(onnx.TensorProto.INT64, helper.make_tensor_type_proto(1, []))
     output = helper.make_value_info("y", helper.make_sequence_type_proto(kind))
-    proto = model_of([labels], {"x": X}, [output], imports=[("ai.onnx.ml", 1)])
+    inner = helper.make_node("ZipMap", ["x"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[1, 5, 7])
+    proto = model_of([inner, labels], {"x": X}, [output], imports=[("ai.onnx.ml", 1)])
+    proto.graph.value_info.add(name="z").type.CopyFrom(output.type)
     before = proto.SerializeToString()
     for model in (read(proto), read(read(proto)), normalize(read(proto))):
         written = to_proto(model)

@@ -123,6 +123,21 @@ def test_over_the_files_that_are_being_read(looked_at, tmp_path):
     assert model.graph.initializers["w"].const_value.offset != 0
 
 
+def test_over_a_file_with_small_tensors_and_those_of_attributes(tmp_path):
+    """Only large initializers are put outside; what else lay in the file that is replaced must come along, too."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Add", ["h", "b"], ["y"])]
+    constant = helper.make_node("Constant", [], ["c"], value=onnx.numpy_helper.from_array(SMALL[:3], "c"))
+    model = model_of([*nodes, constant], {"x": X}, ["y", "c"], weights={"b": SMALL, "w": W})
+    path, feeds = tmp_path / "m.onnx", {"x": X}
+    expected = run(model, feeds)
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0, convert_attribute=True)
+    again = read(path)
+    for _ in range(2):
+        write(again, path, external_data="w.bin")
+        assert_same(run(to_proto(again), feeds), expected)
+        assert_same(run(to_proto(read(path)), feeds), expected)
+
+
 def test_tensors_that_clones_share_do_not_go_wrong_silently(tmp_path):
     path = tmp_path / "m.onnx"
     write(read(proto()), path, external_data="w.bin")

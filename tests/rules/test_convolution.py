@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
-from tests.harness import Case, check_rule
+import onnxgrad
+from tests.harness import Case, Runner, check_rule, close, make_model
 
 rng = np.random.default_rng(3)
 
@@ -14,15 +17,116 @@ def a(*shape: int) -> np.ndarray:
     return rng.normal(size=shape)
 
 
+def conv(label: str, x: tuple[int, ...], w: tuple[int, ...], bias: bool = False, **attrs: object) -> Case:
+    """A convolution, of which the size of the kernel is known also where all others are symbolic."""
+    inputs = [a(*x), a(*w), a(w[0])] if bias else [a(*x), a(*w)]
+    return Case("Conv", inputs, {"kernel_shape": list(w[2:]), **attrs}, label=label)
+
+
+def transposed(label: str, x: tuple[int, ...], w: tuple[int, ...], bias: bool = False, **attrs: object) -> Case:
+    inputs = [a(*x), a(*w), a(w[1] * int(attrs.get("group", 1)))] if bias else [a(*x), a(*w)]  # type: ignore[call-overload]
+    return Case("ConvTranspose", inputs, {"kernel_shape": list(w[2:]), **attrs}, label=label)
+
+
 CASES = [
-    Case("Conv", [a(2, 2, 5), a(3, 2, 3), a(3)], {"kernel_shape": [3]}, label="1d"),
-    Case("Conv", [a(2, 2, 4, 5), a(3, 2, 3, 2), a(3)], {"kernel_shape": [3, 2], "pads": [1, 0, 2, 1]}, label="2d"),
-    Case("Conv", [a(1, 2, 3, 4, 3), a(2, 2, 2, 2, 2)], {"kernel_shape": [2, 2, 2], "pads": [0, 1, 0, 1, 0, 1], "strides": [1, 2, 1]}, label="3d"),
-    Case("ConvTranspose", [a(2, 2, 5), a(2, 3, 3), a(3)], {"kernel_shape": [3]}, label="1d"),
-    Case("ConvTranspose", [a(2, 2, 5), a(2, 3, 3), a(3)], {"kernel_shape": [3], "strides":[2],"pads":[1,0],"output_padding":[1]}, label="1d-s"),
+    conv("1d", (2, 2, 5), (3, 2, 3), bias=True),
+    conv("2d-pads", (2, 2, 4, 5), (3, 2, 3, 2), bias=True, pads=[1, 0, 2, 1]),
+    conv("3d-strides", (1, 2, 3, 4, 3), (2, 2, 2, 2, 2), bias=True, pads=[0, 1, 0, 1, 0, 1], strides=[1, 2, 1]),
+    conv("left-over", (1, 1, 9), (1, 1, 2), strides=[4]),
+    conv("left-over-padding", (1, 1, 7), (2, 1, 2), strides=[3], pads=[1, 1]),
+    conv("gaps", (1, 2, 8), (1, 2, 1), strides=[3]),
+    conv("dilations", (1, 2, 6, 7), (2, 2, 2, 3), dilations=[3, 2], pads=[1, 2, 0, 1]),
+    conv("dilations-strides", (2, 1, 8, 6), (1, 1, 3, 2), dilations=[2, 3], strides=[2, 2], pads=[1, 0, 1, 1]),
+    conv("group", (2, 4, 5), (6, 2, 3), bias=True, group=2, strides=[2], pads=[1, 1]),
+    conv("depthwise", (2, 3, 4, 4), (6, 1, 3, 3), bias=True, group=3, pads=[1, 1, 1, 1]),
+    conv("depthwise-strides", (1, 2, 5, 4), (2, 1, 2, 3), group=2, strides=[2, 1], pads=[0, 1, 1, 2]),
+    conv("pointwise", (2, 3, 2, 3), (2, 3, 1, 1), bias=True),
+    conv("pointwise-group", (2, 4, 3), (2, 2, 1), group=2),
+    conv("larger-padding", (1, 1, 2), (1, 1, 2), pads=[3, 2]),
+    conv("one", (1, 1, 1, 1), (1, 1, 1, 1), bias=True),
+    conv("no-batch", (0, 2, 4), (3, 2, 2), bias=True),
+    conv("valid", (1, 2, 6), (2, 2, 3), auto_pad="VALID", strides=[2]),
+    conv("same-upper", (1, 2, 5, 6), (2, 2, 3, 2), auto_pad="SAME_UPPER", strides=[2, 2]),
+    conv("same-lower", (1, 2, 5, 6), (2, 2, 3, 2), auto_pad="SAME_LOWER", strides=[2, 2]),
+    conv("same-upper-dense", (1, 2, 4, 5), (2, 2, 2, 3), auto_pad="SAME_UPPER"),
+    conv("same-lower-dense", (1, 2, 4, 5), (2, 2, 2, 3), auto_pad="SAME_LOWER"),
+    conv("same-gaps", (1, 2, 7), (2, 2, 1), auto_pad="SAME_LOWER", strides=[3]),
+    conv("same-group", (1, 4, 5), (2, 2, 2), auto_pad="SAME_LOWER", strides=[2], group=2),
+    Case("Conv", [a(2, 2, 5, 4), a(3, 2, 2, 2), a(3)], {"pads": [1, 0, 0, 1], "strides": [2, 1]}, label="kernel-not-stated"),
+    Case("Conv", [a(1, 1, 5), a(1, 1, 2)], {"auto_pad": "SAME_UPPER"}, label="same-kernel-not-stated"),
+    Case("Conv", [a(2, 2, 5), a(3, 2, 3), a(3)], fixed=[1, 2], label="constant-weights"),
+    Case("Conv", [a(2, 2, 5), a(3, 2, 3)], fixed=[0], label="constant-data"),
+    Case("Conv", [a(1, 2, 70), a(1, 2, 66)], {"strides": [2]}, label="long-kernel"),
+    Case("Conv", [a(1, 2, 5), a(1, 2, 2)], opset=18, label="version-11"),
+    # onnxruntime has no such padding for dilated kernels
+    Case("Conv", [a(1, 1, 6), a(2, 1, 3)], {"auto_pad": "SAME_UPPER", "dilations": [2]}, float32=None, label="same-dilated"),
+    transposed("1d", (2, 2, 5), (2, 3, 3), bias=True),
+    transposed("2d-pads", (2, 2, 3, 4), (2, 3, 3, 2), bias=True, pads=[1, 0, 2, 1]),
+    transposed("3d-strides", (1, 2, 2, 3, 2), (2, 2, 2, 2, 2), bias=True, pads=[0, 1, 0, 1, 0, 1], strides=[1, 2, 1]),
+    transposed("output-padding", (2, 2, 4), (2, 3, 3), strides=[3], pads=[1, 0], output_padding=[2]),
+    transposed("gaps", (1, 2, 3), (2, 1, 1), strides=[3], output_padding=[1]),
+    transposed("dilations", (1, 2, 3, 4), (2, 2, 2, 3), dilations=[3, 2], strides=[2, 1], pads=[1, 2, 0, 1]),
+    transposed("group", (2, 4, 3), (4, 3, 3), bias=True, group=2, strides=[2], pads=[1, 1], output_padding=[1]),
+    transposed("depthwise", (2, 3, 3, 2), (3, 1, 3, 3), bias=True, group=3, pads=[1, 1, 1, 1]),
+    transposed("pointwise", (2, 3, 2, 3), (3, 2, 1, 1)),
+    transposed("one", (1, 1, 1), (1, 1, 1), bias=True),
+    transposed("no-batch", (0, 2, 4), (2, 3, 2), bias=True),
+    transposed("valid", (1, 2, 3), (2, 2, 3), auto_pad="VALID", strides=[2]),
+    transposed("same-upper", (1, 2, 3, 2), (2, 2, 3, 4), auto_pad="SAME_UPPER", strides=[2, 1]),
+    transposed("same-lower", (1, 2, 3, 2), (2, 2, 3, 4), auto_pad="SAME_LOWER", strides=[2, 1]),
+    transposed("same-output-padding", (1, 2, 3), (2, 2, 3), auto_pad="SAME_LOWER", strides=[2], output_padding=[1]),
+    transposed("output-shape", (1, 2, 3, 3), (2, 2, 3, 3), strides=[2, 2], output_shape=[6, 5]),
+    transposed("output-shape-upper", (1, 2, 3), (2, 2, 3), strides=[2], output_shape=[6], auto_pad="SAME_UPPER"),
+    transposed("output-shape-larger", (1, 2, 3), (2, 2, 2), strides=[3], output_shape=[9]),
+    transposed("output-shape-whole", (1, 2, 3), (2, 2, 4), strides=[2], output_shape=[1, 2, 5], group=2),
+    Case("ConvTranspose", [a(2, 2, 3, 2), a(2, 3, 2, 3), a(3)], {"strides": [2, 1]}, label="kernel-not-stated"),
+    Case("ConvTranspose", [a(2, 2, 3), a(2, 3, 2)], opset=18, label="version-11"),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_rule(case: Case) -> None:
     check_rule(case)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.float32 is not None], ids=lambda case: case.name)
+def test_operators_of_the_tests_agree_with_onnxruntime(case: Case) -> None:
+    feeds = {f"x{i}": x for i, x in enumerate(case.inputs) if x is not None and i not in case.fixed}
+    expected = Runner(make_model(case))(feeds)
+    single = {name: x.astype(np.float32) for name, x in feeds.items()}
+    actual = Runner(make_model(case, np.float32), only_runtime=True)(single)
+    close(actual["y0"], expected["y0"], 1e-5, "primal output")
+
+
+def test_auto_pad_is_refused_where_a_transposed_convolution_has_gaps() -> None:
+    case = Case("ConvTranspose", [a(1, 1, 3), a(1, 1, 2)], {"auto_pad": "SAME_UPPER", "strides": [3]})
+    with pytest.raises(onnxgrad.NotDifferentiableError, match="auto_pad.*more elements than there are"):
+        onnxgrad.vjp(make_model(case), ["y0"], ["x0"])
+
+
+def _network(dtype: type) -> onnx.ModelProto:
+    """Convolution, pooling, a dense layer; batch and both sizes of the image symbolic."""
+    weights = {"w": a(4, 1, 3, 3), "b": a(4), "v": a(4, 2, 2, 2), "d": a(4, 3)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1], strides=[2, 1], group=2),
+        helper.make_node("Tanh", ["c"], ["t"]),
+        helper.make_node("ConvTranspose", ["t", "v"], ["u"], strides=[2, 2], group=2),
+        helper.make_node("AveragePool", ["u"], ["p"], kernel_shape=[2, 2], strides=[2, 3], ceil_mode=1),
+        helper.make_node("GlobalLpPool", ["p"], ["g"], p=3),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("MatMul", ["f", "d"], ["y"]),
+    ]
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, ["N", 2, "H", "W"])],
+        [helper.make_tensor_value_info("y", kind, ["N", 3])],
+        [onnx.numpy_helper.from_array(value.astype(dtype), name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+@pytest.mark.parametrize("method", ["vjp", "jvp"])
+def test_a_jacobian_per_sample_through_a_network(method: str) -> None:
+    del method

@@ -25,7 +25,7 @@ FAR = 2**63 - 1
 RESHAPE = [
     Case("Reshape", [a(2, 3, 4), ints(4, 6)]),
     Case("Reshape", [a(2, 3, 4), ints(0, -1)], label="zero-minus-one"),
-    Case("Reshape", [a(2, 3, 4), ints(-1)], label="flat"),
+    Case("Reshape", [a(2, 3, 4), ints([-1])], label="flat"),
     Case("Reshape", [a(2, 3, 4), ints(6, 2, 2)], fed=[1], label="fed"),
     Case("Reshape", [a(0, 3), ints(3, 0)], {"allowzero": 1}, label="allowzero"),
     Case("Reshape", [a(1), ints([])], label="scalar"),
@@ -162,7 +162,7 @@ BLOCKS = [
     Case("CenterCropPad", [a(2, 5, 4), ints(2, 7)], {"axes": [-1, 1]}, label="axes"),
     Case("CenterCropPad", [a(5, 4), ints(2, 7)], fed=[1], label="fed"),
     Case("Col2Im", [a(1, 4, 4), ints(3, 3), ints(2, 2)]),
-    Case("Col2Im", [a(2, 6, 6), ints(3, 4), ints(2, 3)], {"pads": [1, 0, 0, 1]}, label="pads"),
+    Case("Col2Im", [a(2, 6, 9), ints(3, 4), ints(2, 3)], {"pads": [1, 0, 0, 1]}, label="pads"),
     Case("Col2Im", [a(1, 4, 4), ints(5, 6), ints(2, 2)], {"strides": [2, 3], "dilations": [2, 1]}, label="strides"),
     Case("Col2Im", [a(1, 2, 4), ints([5]), ints([2])], label="one-axis"),
     Case("Col2Im", [a(1, 8, 2), ints(2, 2, 3), ints(2, 2, 2)], label="three-axes"),
@@ -170,9 +170,9 @@ BLOCKS = [
 ]
 
 RANGE = [
-    Case("Range", [np.array(0.3), np.array(2.6), np.array(0.5)]),
-    Case("Range", [np.array(2.3), np.array(-1.0), np.array(-0.7)], label="down"),
-    Case("Range", [np.array(2.3), np.array(1.0), np.array(0.7)], label="nothing"),
+    Case("Range", [np.array(0.3), np.array(2.6), np.array(0.5)], fixed=[1]),
+    Case("Range", [np.array(2.3), np.array(-1.0), np.array(-0.7)], fixed=[1], label="down"),
+    Case("Range", [np.array(2.3), np.array(1.0), np.array(0.7)], fixed=[1], label="nothing"),
 ]
 
 

@@ -1,0 +1,191 @@
+"""Pooling: the cotangent of each window goes to its largest element, or is shared among all of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.errors import Refusal
+from onnxgrad.graph.builder import Builder
+from onnxgrad.graph.dims import size_of
+from onnxgrad.graph.node import Node
+from onnxgrad.graph.tensor import Tensor
+from onnxgrad.rules import samples
+from onnxgrad.rules.registry import vjp
+from onnxgrad.rules.samples import Mixed, Samples
+from onnxgrad.rules.scatter import scatter_add, seeds_of
+from onnxgrad.rules.windows import Windows, folded, is_same, overlay, surplus, windows_of
+
+def _windows(op: Builder, node: Node) -> Windows:
+    """Return the windows of a pooling node.
+
+    Raises:
+        Refusal: where the ONNX standard and its runtimes differ in where the windows lie.
+    """
+    kernel = tuple(node.attr("kernel_shape"))
+    w = windows_of(op, node, node.x.shape[2:], node.y.shape[2:], kernel)
+    if is_same(node):
+        if any(d != 1 for d in w.dilations):
+            raise Refusal("runtimes differ in what `auto_pad` means for dilated windows", "give the node explicit pads")
+        short = zip(surplus(node, w), kernel, w.strides, strict=True)
+        if any(total < 0 if isinstance(total, int) else k < s for total, k, s in short):
+            raise Refusal("runtimes differ in what `auto_pad` means for windows with gaps", "give the node explicit pads")
+    return w
+
+
+# --- the largest element --------------------------------------------------------------------------
+
+
+@vjp("MaxPool", versions=(12, 22), follow=samples.first_axis)
+def max_pool(op: Builder, node: Node, ct: Tensor, index_ct: None = None) -> Tensor:
+    """The cotangent of each window goes to its largest element, the first of them where there are several.
+
+    That element is the one that the operator itself names in its second output, as a position among all elements of x.
+    """
+    x, y, w = node.x, node.y, _windows(op, node)
+    attributes = {name: node.attr(name) for name in node.ir.attributes if name != "storage_order"}
+    index = op.emit("MaxPool", x, outputs=2, **attributes)[1]
+    if any(d != 1 for d in w.dilations) and _is_padded(w):
+        # a window may hold nothing but padding; the operator then names no element of it
+        found = functools.reduce(op.And, [count > 0 for count in _elements(op, w, padded=False)])
+        index, ct = op.Where(found, index, 0), op.Where(found, ct, 0)
+    seeds, many = seeds_of(ct, y), size_of(y.shape)
+    flat = scatter_add(op, op.reshape(ct, (*seeds, many)), op.reshape(index, (many,)), size_of(x.shape))
+    return op.reshape(flat, (*seeds, *x.shape))
+
+
+@vjp("GlobalMaxPool", versions=(1, 22), follow=samples.first_axis)
+def global_max_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
+    """The cotangent goes to the largest element of each channel, the first of them where there are several."""
+    x, many = node.x, size_of(node.x.shape[2:])
+    largest = op.ArgMax(op.reshape(x, (*x.shape[:2], many)), axis=-1, keepdims=1)
+    return op.Where(op.reshape(op.Equal(op.range(many), largest), x.shape), ct, 0)
+
+
+def _unpooled(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samples | None]:
+    """Follow `MaxUnpool`: positions are those of the whole batch, so it must be known that they come from pooling one like it."""
+    index = node.inputs[1]
+    assert index is not None
+    producer = index.value.producer()
+    pooled = None
+    if producer is not None and producer.op_type == "MaxPool" and producer.inputs[0] is not None:
+        pooled = index.op.tensor(producer.inputs[0])
+    if pooled is None or pooled.shape[1:] != node.y.shape[1:] or node.inputs[2:] or node.x.shape != index.shape:
+        raise Mixed("its indices may lead from one sample to another")
+    return samples.first_axis(node, inputs)
+
+
+#: Integers up to its square are exact as two digits in float32, the only type in which onnxruntime has `MaxUnpool`.
+_DIGIT = 4096
+
+
+@vjp("MaxUnpool", versions=(11, 22), wrt=(0,), follow=_unpooled)
+def max_unpool(op: Builder, node: Node, ct: Tensor) -> Tensor:
+    """Each element comes back from where it went; where several went to one place, the one that stayed.
+
+    Which element is where is found by unpooling their numbers, so it does not matter how a runtime reads `output_shape`.
+    """
+    x, many = node.x, size_of(node.x.shape)
+    attributes = {name: node.attr(name) for name in node.ir.attributes}
+    number = op.reshape(op.range(many) + 1, x.shape)
+
+    def unpooled(digit: Tensor) -> Tensor:
+        digit = op.cast(digit, ir.DataType.FLOAT)
+        return op.cast(op.MaxUnpool(digit, *node.inputs[1:], shape=node.y.shape, **attributes), ir.DataType.INT64)
+
+    high = number / _DIGIT
+    origin = unpooled(high) * _DIGIT + unpooled(number - high * _DIGIT)
+    places = size_of(node.y.shape)
+    origin, seeds = op.reshape(origin, (places,)), seeds_of(ct, node.y)
+    taken = origin > 0
+    flat = op.Where(taken, op.reshape(ct, (*seeds, places)), 0)
+    back = scatter_add(op, flat, op.Where(taken, origin - 1, 0), many)
+    return op.reshape(back, (*seeds, *x.shape))
+
+
+# --- sums over windows ----------------------------------------------------------------------------
+
+
+def _hand_out(op: Builder, ct: Tensor, w: Windows) -> Tensor:
+    """The adjoint of summing each window, ``(…, *count)`` to ``(…, *size)``: a convolution with ones, of single channels."""
+    if w.kernel == w.size and all(m == 1 for m in w.count) and not _is_padded(w):
+        return ct  # spread by the driver
+    ones = op.constant(np.ones((1, 1, *w.kernel)), ct.dtype)
+
+    def spread(ct: Tensor) -> Tensor:
+        channel = op.reshape(ct, (ct.shape[0], 1, *ct.shape[1:]))
+        image = overlay(op, channel, ones, w, 1, 1)
+        return op.reshape(image, (ct.shape[0], *w.size))
+
+    return folded(op, ct, w.rank, spread)
+
+
+def _is_padded(w: Windows) -> bool:
+    return any(p != 0 for p in (*w.before, *w.behind))
+
+
+def _elements(op: Builder, w: Windows, padded: bool) -> Sequence[Tensor]:
+    """Return for each axis how many elements each window has along it, shaped so that it broadcasts over ``(…, *count)``.
+
+    Padding counts if `padded` is set; what lies behind it (a last window cut short by `ceil_mode`) never does.
+    """
+    result = []
+    for axis in range(w.rank):
+        start = op.range(w.count[axis]) * w.strides[axis]
+        position = op.unsqueeze(start, [-1]) + op.range(w.kernel[axis]) * w.dilations[axis]
+        before, behind, size = w.before[axis], w.behind[axis], op.size(w.size[axis])
+        low = before if isinstance(before, Tensor) else op.size(before)
+        high = low + size
+        if padded:
+            low, high = op.ints([0]), high + (behind if isinstance(behind, Tensor) else op.size(behind))
+        inside = op.cast((position >= low) & (position < high), ir.DataType.INT64)
+        count = op.sum(inside, [-1], keepdims=False)
+        result.append(op.reshape(count, (w.count[axis], *[1] * (w.rank - 1 - axis))))
+    return result
+
+
+@vjp("AveragePool", versions=(11, 19, 22), follow=samples.first_axis)
+def average_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
+    """The elements of each window get equal shares of its cotangent."""
+    w, padded = _windows(op, node), bool(node.attr("count_include_pad"))
+    cut_short = node.attr("ceil_mode") and not is_same(node)
+    if not cut_short and (padded or not _is_padded(w)):
+        return _hand_out(op, ct * op.one_over(size_of(w.kernel), ct.dtype), w)
+    for count in _elements(op, w, padded):
+        ct = ct / op.cast(op.Max(count, 1), ct.dtype)  # a window of padding alone has no elements
+    return _hand_out(op, ct, w)
+
+
+@vjp("GlobalAveragePool", versions=(1, 22), follow=samples.first_axis)
+def global_average_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
+    """The elements of each channel get equal shares of its cotangent."""
+    return ct * op.one_over(size_of(node.x.shape[2:]), ct.dtype)
+
+
+@vjp("LpPool", versions=(18, 22), follow=samples.first_axis)
+def lp_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
+    """``y = (Σ |x|^p)^(1/p)``: ``x̄ = sign(x) |x|^(p-1) Σ ȳ y^(1-p)``, summed over the windows of x; 0 where y is 0."""
+    x, y, p = node.x, node.y, node.attr("p")
+    if p == 1:
+        return op.Sign(x) * _hand_out(op, ct, _windows(op, node))
+    empty = op.Equal(y, 0)
+    share = op.Where(empty, 0, ct / _power(op, op.Where(empty, 1, y), p - 1))
+    power = x if p == 2 else x * _power(op, op.Abs(x), p - 2)
+    return power * _hand_out(op, share, _windows(op, node))
+
+
+@vjp("GlobalLpPool", versions=(2, 22), follow=samples.first_axis)
+def global_lp_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
+    """``y = (Σ |x|^p)^(1/p)``: ``x̄ = ȳ sign(x) |x/y|^(p-1)``; 0 where y is 0."""
+    x, y, p = node.x, node.y, node.attr("p")
+    if p == 1:
+        return ct * op.Sign(x)
+    ratio = x / op.Where(op.Equal(y, 0), 1, y)
+    return ct * ratio if p == 2 else ct * ratio * _power(op, op.Abs(ratio), p - 2)
+
+
+def _power(op: Builder, x: Tensor, p: int) -> Tensor:
+    return x if p == 1 else op.Pow(x, float(p))

@@ -1,0 +1,106 @@
+"""What rules are held to that are written as an expression in simpler operators; see `check_expression`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+import onnxgrad
+from onnxgrad.graph.builder import Builder
+from onnxgrad.model.normalize import normalize
+from onnxgrad.model.read import read
+from onnxgrad.model.write import to_proto
+from onnxgrad.rules import REGISTRY
+from tests.harness import Case, Runner, close, inner, make_model
+
+#: Step of five-point differences in float32: rounding / step and step^4 are both about 1e-6.
+STEP = 0.05
+
+
+def expression_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model of the expression that stands for the one node of a model, with outputs ``y0, …`` as the node has."""
+    working = normalize(read(model))
+    (node,) = working.graph
+    op = Builder(working)
+    view = op.view(node)
+    rule = REGISTRY.get(view.operator)
+    assert rule is not None
+    assert rule.expression is not None
+    with op.unshared():
+        found = rule.expression(op, view)
+    outputs = []
+    for i, tensor in enumerate(found if isinstance(found, Sequence) else [found]):
+        if tensor is not None:
+            y = view.outputs[i]
+            assert y is not None
+            assert tensor.dtype == y.dtype
+            assert tensor.rank == y.rank
+            value = op.named_identity(tensor)
+            node.outputs[i].name = f"node/{i}"
+            value.name = f"y{i}"
+            outputs.append(value)
+    working.graph.outputs[:] = outputs
+    op.finish(outputs)
+    working.graph.remove(node)
+    working.opset_imports.pop(case_domain(node), None)
+    return to_proto(working)
+
+
+def case_domain(node: ir.Node) -> str:
+    return node.domain or "ai.onnx"
+
+
+def check_expression(case: Case, *, values: float = 2e-6, derivatives: float = 1e-4) -> None:
+    """Hold an expression to the node that it stands for, in float32 in onnxruntime, with fixed and with symbolic sizes.
+
+    Its values are those of the node; the VJP is that of differences of the node; the JVP and several seeds at once agree
+    with it.
+    """
+    rng = np.random.default_rng(0)
+    feeds = {
+        f"x{i}": a.astype(np.float32)
+        for i, a in enumerate(case.inputs)
+        if a is not None and a.dtype == np.float64 and i not in case.fixed
+    }
+    for dynamic in (False, True) if case.dynamic else (False,):
+        model = make_model(case, np.float32, dynamic=dynamic)
+        plain = Runner(model, only_runtime=True)
+        primal = plain(feeds)
+        for name, value in Runner(expression_model(model), only_runtime=True)(feeds).items():
+            close(value, primal[name], values, f"{name} of the expression")
+        of = [y for y in primal if primal[y].dtype == np.float32 and (case.of is None or int(y[1:]) in case.of)]
+        _check_derivatives(model, feeds, of, derivatives, rng)
+
+
+def _check_derivatives(
+    model: onnx.ModelProto, feeds: dict[str, np.ndarray], of: list[str], tolerance: float, rng: np.random.Generator
+) -> None:
+    plain = Runner(model, only_runtime=True)
+    wrt = list(feeds)
+
+    def normal(shape: tuple[int, ...]) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    cts = {y: normal(value.shape) for y, value in plain(feeds).items() if y in of}
+    tangents = {x: normal(value.shape) for x, value in feeds.items()}
+    seeds = {f"adj_{y}": np.stack([ct, -2 * ct]) for y, ct in cts.items()}
+    back = Runner(onnxgrad.vjp(model, of, wrt, seeds="s"), only_runtime=True)({**feeds, **seeds})
+    adjoints = {x: back[f"adj_{x}"][0] for x in wrt}
+    for x in wrt:
+        close(back[f"adj_{x}"][1], -2 * adjoints[x], 1e-5, f"adj_{x} of the second seed")
+        at = {
+            t: plain({**feeds, x: (feeds[x] + np.float32(t * STEP) * tangents[x]).astype(np.float32)})
+            for t in (-2, -1, 1, 2)
+        }
+        change = {y: (at[-2][y] - 8.0 * at[-1][y] + 8.0 * at[1][y] - at[2][y]) / (12 * STEP) for y in of}
+        exact, numeric = inner({x: adjoints[x]}, tangents), inner(cts, change)
+        scale = max(1.0, float(np.abs(adjoints[x] * tangents[x]).sum()))
+        assert abs(exact - numeric) <= tolerance * scale, f"adj_{x}: {exact} but differences give {numeric}"
+    pushed = Runner(onnxgrad.jvp(model, of, wrt), only_runtime=True)(
+        {**feeds, **{f"fwd_{x}": t for x, t in tangents.items()}}
+    )
+    left, right = inner(cts, {y: pushed[f"fwd_{y}"] for y in of}), inner(adjoints, tangents)
+    assert abs(left - right) <= 1e-5 * max(1.0, abs(left)), f"⟨ct, J t⟩ = {left} but ⟨Jᵀ ct, t⟩ = {right}"
