@@ -72,7 +72,7 @@ def main(path: Path) -> None:
         slope = f"{slopes[:, i].mean():+.2g}".replace("-", "\N{MINUS SIGN}")
         axes.text(1.02, row, slope, transform=axes.get_yaxis_transform(), ha="left", va="center", fontsize=10)
         axes.text(
-            1.085, row, f"per {unit}", transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=FAINT
+            1.105, row, f"per {unit}", transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=FAINT
         )
     axes.text(1.02, len(order) - 0.32, "mean slope", transform=axes.get_yaxis_transform(), fontsize=8.5, color=FAINT)
     axes.set(ylim=(-0.65, len(order) - 0.35), yticks=[])

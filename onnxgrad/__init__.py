@@ -1,5 +1,6 @@
 """A trained network goes in as ONNX; the same network comes out with its exact derivatives."""
 
+import onnxgrad.importers  # noqa: F401 - lets `load` take what is no ONNX model yet
 from onnxgrad.errors import (
     DisconnectedWarning,
     FeedError,
@@ -17,12 +18,14 @@ from onnxgrad.errors import (
 )
 from onnxgrad.model.metadata import Derivative
 from onnxgrad.rules import register
+from onnxgrad.runtime import Function, load
 from onnxgrad.transforms import derivatives, gradient, hessian, hvp, jacobian, jvp, vjp
 
 __all__ = [
     "Derivative",
     "DisconnectedWarning",
     "FeedError",
+    "Function",
     "MemoryBoundError",
     "MixedSamplesError",
     "ModelReadError",
@@ -40,6 +43,7 @@ __all__ = [
     "hvp",
     "jacobian",
     "jvp",
+    "load",
     "register",
     "vjp",
 ]

@@ -13,13 +13,20 @@ from onnxgrad.autodiff.activity import analyze
 from onnxgrad.autodiff.jacobian import cheapest_jacobians, second_derivatives
 from onnxgrad.autodiff.proof import mixing_node, symbolic_batch
 from onnxgrad.autodiff.sweep import sweep_back, sweep_forward
-from onnxgrad.errors import DisconnectedWarning, MixedSamplesError, TensorTypeError, UnknownNameError
+from onnxgrad.errors import (
+    DisconnectedWarning,
+    MixedSamplesError,
+    TensorTypeError,
+    UnknownNameError,
+    level_outside,
+)
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import size_of
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.model.metadata import Derivative, record
 from onnxgrad.model.normalize import normalize
 from onnxgrad.model.read import Source, read
+from onnxgrad.model.signature import port_of
 from onnxgrad.rules import REGISTRY
 
 Names = str | Sequence[str] | None
@@ -85,12 +92,9 @@ class Augmentation:
             raise UnknownNameError.among("a tensor of the model", name, self._values)
         tensor = self.op.tensor(value)
         if tensor is None:
-            what = (
-                "is no tensor"
-                if value.type is not None and not isinstance(value.type, ir.TensorType)
-                else "has no known rank"
-            )
-            raise TensorTypeError(f"{name!r} {what} ({_describe(value)}), so it has no derivative; name a tensor")
+            port = port_of(value)
+            what = "is no tensor" if port.kind not in ("tensor", "unknown") else "has no known rank"
+            raise TensorTypeError(f"{name!r} {what} ({_describe(value)}), so it has no derivative; name another tensor")
         if not tensor.is_float:
             raise TensorTypeError(
                 f"{name!r} has elements of type {tensor.dtype.name.lower()}, not floating-point numbers, "
@@ -326,7 +330,7 @@ class Augmentation:
             why = f"{names} depends on {_name(x)!r} only through steps: {'; '.join(activity.stops)}"
         if any(y is x for y in ys):
             return None
-        warnings.warn(f"{why}; the derivative is zero", DisconnectedWarning, stacklevel=5)
+        warnings.warn(f"{why}; the derivative is zero", DisconnectedWarning, stacklevel=level_outside())
         return why
 
     def _output(self, name: str, tensor: Tensor) -> str:
@@ -384,4 +388,6 @@ def _name(tensor: Tensor) -> str:
 
 
 def _describe(value: ir.Value) -> str:
-    return f"{value.name!r}: {value.type if value.type is not None else 'unknown type'}"
+    port = port_of(value)
+    kind = port.kind if port.kind != "unknown" else "unknown type"
+    return f"{port.name!r}: {kind if port.dtype is None else f'{kind} of {port.dtype}'}"

@@ -7,6 +7,7 @@ Every message says *what* is wrong, *where*, and *what to do*. All errors derive
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -104,6 +105,14 @@ class Refusal(Exception):  # noqa: N818 - not an error of its own: the driver co
 
 class DisconnectedWarning(UserWarning):
     """An output does not depend on an input, or only in steps: the derivative asked for is zero."""
+
+
+def level_outside() -> int:
+    """Return the `stacklevel` with which a warning points at the code that called this package."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and str(frame.f_globals.get("__name__")).split(".")[0] == "onnxgrad":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _or(names: Sequence[str]) -> str:

@@ -16,6 +16,9 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 import onnxgrad
+from onnxgrad.augmentation import Augmentation
+from onnxgrad.rules import REGISTRY
+from onnxgrad.rules.samples import Mixed, Samples
 from tests import recurrent, windows
 
 #: Five-point differences with this step are off by about step^4 (1e-16) and rounding / step (1e-12), so 1e-8 leaves
@@ -34,7 +37,7 @@ class Case:
         inputs: arrays (None: absent); float64 ones are differentiated by, all others are constants.
         attrs: attributes.
         fixed: positions of float64 inputs that become constants (initializers), and are not differentiated by.
-        fed: positions of inputs that are no float64 and are fed all the same, so that they are not known before run time.
+        fed: positions of inputs that are no float64 and are fed all the same: unknown before run time.
         outputs: number of outputs; `of` those to be differentiated (None: all floating-point ones).
         smooth: whether the second derivative exists at the point and is checked too.
         dynamic: whether the case is repeated with every size of every fed input symbolic.
@@ -152,6 +155,17 @@ class MeanVarianceNormalization(OpRun):
         return ((x - x.mean(over, keepdims=True)) / (x.std(over, keepdims=True) + 1e-9),)
 
 
+class GatherElements(OpRun):
+    """ONNX's reference knows no negative axis, and few elements."""
+
+    op_domain = ""
+
+    def _run(self, x, index, axis=0):  # type: ignore[no-untyped-def]
+        axis %= x.ndim
+        part = tuple(slice(None) if a == axis else slice(n) for a, n in enumerate(index.shape))
+        return (np.take_along_axis(x[part], index, axis),)
+
+
 class Pad(OpRun):
     """ONNX's reference knows no negative padding, which takes elements away."""
 
@@ -188,7 +202,7 @@ class Runner:
         except Exception:
             if only_runtime:
                 raise
-            evaluator = ReferenceEvaluator(model, new_ops=[Erf, Gelu, LRN, MeanVarianceNormalization, Pad, *windows.OPERATORS, *recurrent.OPERATORS])
+            evaluator = ReferenceEvaluator(model, new_ops=[Erf, Gelu, LRN, MeanVarianceNormalization, GatherElements, Pad, *windows.OPERATORS, *recurrent.OPERATORS])
             self._run = lambda feeds: evaluator.run(None, feeds)
 
     def __call__(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -328,3 +342,39 @@ def _check_float32(case: Case, rng: np.random.Generator) -> None:
     for x, expected in results[0].items():
         assert results[1][x].dtype == np.float32
         close(results[1][x], expected, case.float32, f"adj_{x} in float32")
+
+
+def check_samples(case: Case, kept: Sequence[int]) -> None:
+    """Where the rule says that samples stay apart, they do, by the whole Jacobian; and it says so of the axes `kept`.
+
+    Axes are those of the first input, on which (counted from the right) samples lie in all inputs differentiated by.
+    """
+    added = Augmentation(make_model(case))
+    node = next(n for n in added.model.graph if n.name == "n")
+    view, rule = added.op.view(node), REGISTRY.get(case.op)
+    assert rule is not None
+    assert rule.follow is not None
+    feeds, wrt = _feeds(case)
+    name = wrt[0]
+    found = Runner(onnxgrad.jacobian(make_model(case), "y0", wrt, batched=False))(feeds)
+    found_kept = []
+    for axis in range(-feeds[name].ndim, 0):
+        places = [
+            Samples(axis + feeds[f"x{i}"].ndim) if x is not None and f"x{i}" in wrt else None
+            for i, x in enumerate(case.inputs)
+        ]
+        try:
+            place = rule.follow(view, places)[0]
+        except Mixed:
+            continue
+        assert place is not None
+        assert place.outer == place.inner == 1
+        found_kept.append(axis + feeds[name].ndim)
+        for x in wrt:
+            jacobian = found[f"jac_y0_{x}"]
+            rank = jacobian.ndim - feeds[x].ndim
+            apart = np.moveaxis(jacobian, (place.axis, rank + axis + feeds[x].ndim), (0, 1)).copy()
+            assert apart.shape[0] == apart.shape[1]
+            apart[np.arange(len(apart)), np.arange(len(apart))] = 0
+            assert not apart.any(), f"samples on axis {axis} of {x} mix"
+    assert found_kept == list(kept)

@@ -92,7 +92,7 @@ class ConvTranspose(OpRun):
         size, kernel = x.shape[2:], w.shape[2:]
         full = [s[a] * (size[a] - 1) + d[a] * (kernel[a] - 1) + 1 + extra[a] for a in range(n)]
         if output_shape or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-            target = list(output_shape)[-n:] if output_shape else [size[a] * s[a] for a in range(n)]
+            target = list(output_shape) if output_shape else [min(size[a] * s[a], full[a]) for a in range(n)]
             total = [max(0, full[a] - target[a]) for a in range(n)]
             before = [t // 2 if auto_pad == "SAME_UPPER" else t - t // 2 for t in total]
         else:

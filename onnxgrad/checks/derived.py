@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.errors import DisconnectedWarning, NotDifferentiableError, RunError
-from onnxgrad.model.metadata import Derivative, derivatives
 from onnxgrad.runtime.evaluate import Evaluator
 from onnxgrad.transforms import jvp, vjp
 
@@ -47,10 +46,10 @@ class Derived:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DisconnectedWarning)
             self.proto = transform(source, list(of), list(wrt))
-        records = derivatives(self.proto)
-        new = records[-len(of) * len(wrt) :]
-        self._seeds = {_seeded(kind, r): r.seed or "" for r in new}
-        self._results = {r.wrt if kind == "vjp" else r.of: r.output for r in new}
+        seeded, found = (of, wrt) if kind == "vjp" else (wrt, of)
+        inputs, outputs = self.proto.graph.input[-len(seeded) :], self.proto.graph.output[-len(found) :]
+        self._seeds = {name: value.name for name, value in zip(seeded, inputs, strict=True)}
+        self._results = {name: value.name for name, value in zip(found, outputs, strict=True)}
         self._zeros = {name: np.zeros_like(seeds[name]) for name in self._seeds}
         self.evaluator = Evaluator(self.proto, optimize=optimize, threads=threads)
 
@@ -61,16 +60,12 @@ class Derived:
             RunError: if no runtime runs the model.
         """
         out = self.all_outputs(feeds, seeds)
-        return {str(name): out[output] for name, output in self._results.items()}
+        return {name: out[output] for name, output in self._results.items()}
 
     def all_outputs(self, feeds: Mapping[str, Any], seeds: Mapping[str, Array]) -> Arrays:
         """Return everything that the model returns, by name."""
         given = {self._seeds[name]: seeds.get(name, zero) for name, zero in self._zeros.items()}
         return self.evaluator({**feeds, **given})
-
-
-def _seeded(kind: str, record: Derivative) -> str:
-    return record.of if kind == "vjp" else str(record.wrt)
 
 
 class Derivatives:
@@ -101,12 +96,19 @@ class Derivatives:
         self.refused: dict[tuple[str, str], str] = {}
         self.no_jvp: dict[tuple[str, str], str] = {}
         self._made: dict[str, dict[tuple[str, str], Derived]] = {"vjp": {}, "jvp": {}}
-        for kind in modes:
-            for of, wrt in _blocks(pairs):
-                self._make(kind, source, of, wrt, points, threads)
+        of, wrt = list(dict.fromkeys(y for y, _ in pairs)), list(dict.fromkeys(x for _, x in pairs))
+        for kind in modes if pairs else ():
+            self._make(kind, source, of, wrt, set(pairs), points, threads)
 
     def _make(
-        self, kind: str, source: ir.Model, of: Sequence[str], wrt: Sequence[str], points: Mapping[str, Array], threads: int
+        self,
+        kind: str,
+        source: ir.Model,
+        of: Sequence[str],
+        wrt: Sequence[str],
+        pairs: Set[tuple[str, str]],
+        points: Mapping[str, Array],
+        threads: int,
     ) -> None:
         try:
             made = Derived(kind, source, of, wrt, points, threads=threads)
@@ -114,13 +116,10 @@ class Derivatives:
             if len(of) == len(wrt) == 1:
                 (self.refused if kind == "vjp" else self.no_jvp)[of[0], wrt[0]] = str(error)
                 return
-            for y in of:
-                for x in wrt:
-                    self._make(kind, source, [y], [x], points, threads)
+            for y, x in sorted(pairs):
+                self._make(kind, source, [y], [x], {(y, x)}, points, threads)
         else:
-            for y in of:
-                for x in wrt:
-                    self._made[kind][y, x] = made
+            self._made[kind].update(dict.fromkeys(pairs, made))
 
     def vjp(self, of: str, wrt: str, feeds: Mapping[str, Any], ct: Array) -> Array:
         """Return the VJP of one output by one input."""
@@ -146,14 +145,3 @@ class Derivatives:
         """Return what ran the VJP of a pair."""
         made = self._made["vjp"].get((of, wrt))
         return None if made is None else made.evaluator.engine
-
-
-def _blocks(pairs: Sequence[tuple[str, str]]) -> list[tuple[list[str], list[str]]]:
-    """Return pairs as blocks of outputs that have the same inputs."""
-    inputs: dict[str, tuple[str, ...]] = {}
-    for y, x in pairs:
-        inputs[y] = (*inputs.get(y, ()), x)
-    blocks: dict[tuple[str, ...], list[str]] = {}
-    for y, xs in inputs.items():
-        blocks.setdefault(xs, []).append(y)
-    return [(ys, list(xs)) for xs, ys in blocks.items()]

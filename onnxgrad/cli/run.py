@@ -87,7 +87,8 @@ def run(
         seconds = time.perf_counter() - start
         write_results(output, results, per_row)
     if as_json:
-        rows = [dict(zip(_COLUMNS, row, strict=True)) for row in map(_numbers, results.items())]
+        keys = [column.replace(" ", "_") for column in _COLUMNS]
+        rows = [dict(zip(keys, row, strict=True)) for row in map(_numbers, results.items())]
         print_json(
             {"file": output, "seconds": seconds, "results": rows, "derivatives": [asdict(record) for record in records]}
         )

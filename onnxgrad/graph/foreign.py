@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxgrad.graph.dims import Dim
+from onnxgrad.graph.dims import Dim, size_of
 from onnxgrad.graph.tensor import Tensor
 
 Found = tuple[ir.DataType, tuple[Dim | None, ...] | None] | None
@@ -41,6 +41,12 @@ def _same_in_float(_: Mapping[str, Any], inputs: Sequence[Tensor | None]) -> lis
     return [(ir.DataType.FLOAT, _tensor(inputs).shape)]
 
 
+def _extracted(_: Mapping[str, Any], inputs: Sequence[Tensor | None]) -> list[Found]:
+    """Columns by their indices."""
+    x, indices = _tensor(inputs), _tensor(inputs, 1)
+    return [(x.dtype, (*(x.shape[:-1] or (1,)), size_of(indices.shape)))]
+
+
 def _columns(count: Callable[[Mapping[str, Any]], Dim]) -> Formula:
     """One row per sample, with ``count(attributes)`` columns."""
     return lambda attrs, inputs: [(ir.DataType.FLOAT, (_rows(_tensor(inputs)), count(attrs)))]
@@ -60,6 +66,7 @@ TYPES: dict[str, Formula] = {
     "ai.onnx.ml::Scaler": _same_in_float,
     "ai.onnx.ml::Normalizer": _same_in_float,
     "ai.onnx.ml::Imputer": _same,
+    "ai.onnx.ml::ArrayFeatureExtractor": _extracted,
     "ai.onnx.ml::LinearRegressor": _columns(lambda attrs: attrs.get("targets", 1)),
     "ai.onnx.ml::SVMRegressor": _columns(lambda _: 1),
     "ai.onnx.ml::SVMClassifier": _svm_classes,

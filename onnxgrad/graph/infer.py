@@ -242,7 +242,9 @@ def _transposed_window(attrs: Attrs, inputs: Inputs, found: tuple[Dim | None, ..
     for i, size in enumerate(x[2:]):
         reach = dim_add(dim_mul(dilations[i], dim_sub(kernel[i], 1)), 1)
         full = dim_add(dim_mul(strides[i], dim_sub(size, 1)), extra[i], reach, -(pads[i] + pads[i + spatial]))
-        dims.append(dim_mul(size, strides[i]) if same else full)
+        cropped = dim_mul(size, strides[i])  # not padded where that would be more than there is
+        beyond = dim_sub(full, cropped)
+        dims.append(cropped if same and not (isinstance(beyond, int) and beyond < 0) else full)
     return (x[0], dim_mul(weight[1], attrs.get("group", 1)), *dims)
 
 
@@ -460,7 +462,7 @@ POINTWISE = frozenset(
 REDUCTIONS = """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
     ReduceSumSquare""".split()
 
-#: Operators without inference of their own, whose output is like their first input (their bodies do not suit all types).
+#: Operators without inference of their own, and with bodies that do not suit all types: the output is like input 0.
 _LIKE_FIRST_INPUT = {"GroupNormalization", "MeanVarianceNormalization"}
 
 #: Operators of which ONNX's inference states sizes that need not be right: those of an `Einsum` whose operands are

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
 
 import onnx_ir as ir
 
 from onnxgrad.model.tensors import scopes_of
-
-
-def unused(base: str, taken: set[str]) -> str:
-    """Return `base`, or `base` with the first number that makes it a name not in `taken`; add it to `taken`."""
-    name, count = base, 0
-    while name in taken:
-        count += 1
-        name = f"{base}_{count}"
-    taken.add(name)
-    return name
-
-
-def value_names(graph: ir.Graph) -> set[str]:
-    """Return the names of all values in a graph and its subgraphs."""
-    return {value.name for g in (graph, *graph.subgraphs()) for value in values_of(g) if value.name}
 
 
 def values_of(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -53,20 +39,33 @@ def _is_left_out(value: ir.Value, functions: Container[ir.OperatorIdentifier]) -
 
 def _give_names(scope: ir.Graph, functions: Container[ir.OperatorIdentifier]) -> None:
     graphs = (scope, *scope.subgraphs())
-    taken_nodes = {node.name for graph in graphs for node in graph if node.name}
-    taken_values = value_names(scope)
-    claimed_nodes: set[str] = set()
-    claimed_values: set[str] = set()
+    nodes = _Claims(node.name for graph in graphs for node in graph)
+    values = _Claims(value.name for graph in graphs for value in values_of(graph))
     for graph in graphs:
         for node in graph:
-            if not node.name or node.name in claimed_nodes:
-                node.name = unused(node.name or node.op_type, taken_nodes)
-            claimed_nodes.add(node.name)
+            node.name = nodes.claim(node.name, node.op_type)
         for value in values_of(graph):
-            if _is_left_out(value, functions):
-                continue
-            if not value.name or value.name in claimed_values:
+            if not _is_left_out(value, functions):
                 producer = value.producer()
                 stem = f"{producer.name}_output" if producer is not None else "value"
-                value.name = unused(value.name or stem, taken_values)
-            claimed_values.add(value.name)
+                value.name = values.claim(value.name, stem)
+
+
+class _Claims:
+    """Gives each who asks the name that it has, or else a new one that nobody has."""
+
+    def __init__(self, names: Iterable[str | None]) -> None:
+        self._existing = {name for name in names if name}
+        self._claimed: set[str] = set()
+        self._count: Counter[str] = Counter()
+
+    def claim(self, name: str | None, stem: str) -> str:
+        """Return `name` if it is one and not claimed yet, else a new name made of it or of `stem`."""
+        if not name or name in self._claimed:
+            base = name = name or stem
+            while name in self._existing:
+                self._count[base] += 1
+                name = f"{base}_{self._count[base]}"
+            self._existing.add(name)
+        self._claimed.add(name)
+        return name

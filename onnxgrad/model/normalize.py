@@ -63,6 +63,7 @@ def normalize(model: ir.Model, keep_functions: Container[ir.OperatorIdentifier] 
     for step in (
         TopologicalSortPass(),
         RemoveInitializersFromInputsPass(),
+        _allow_mere_initializers,
         _believe_tensors,
         _forget_stale_types,
         _complete_calls,
@@ -79,6 +80,11 @@ def normalize(model: ir.Model, keep_functions: Container[ir.OperatorIdentifier] 
     ):
         step(model)
     return model
+
+
+def _allow_mere_initializers(model: ir.Model) -> None:
+    """Raise the IR version to the first in which an initializer need not be an input."""
+    model.ir_version = max(model.ir_version, 4)
 
 
 def _believe_tensors(model: ir.Model) -> None:

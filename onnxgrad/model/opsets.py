@@ -14,6 +14,9 @@ from onnxgrad.model.tensors import scopes_of
 #: The `ai.onnx` version from which on models are worked with as they are; older ones are lifted to it.
 WORKING_OPSET = 18
 
+#: Versions that say more than the one before, and nothing else for what could be said before.
+_EXTENDED_ONLY = {("Cast", 19), ("Pad", 19), ("ReduceMax", 20), ("ReduceMin", 20), ("Resize", 19)}
+
 
 def tidy_imports(model: ir.Model, where: str) -> None:
     """Make the imports of `model` one version per domain, in place, with one for `ai.onnx`.
@@ -118,7 +121,3 @@ def _meaning(schema: onnx.defs.OpSchema) -> object:
     attributes = sorted((a.name, str(a.type), a.default_value.SerializeToString()) for a in schema.attributes.values())
     parameters = [(p.name, str(p.option)) for p in (*schema.inputs, *schema.outputs)]
     return attributes, parameters, (schema.doc or "").split()
-
-
-#: Versions that say more than the one before, and nothing else for what could be said before.
-_EXTENDED_ONLY = {("Cast", 19), ("Pad", 19), ("ReduceMax", 20), ("ReduceMin", 20), ("Resize", 19)}

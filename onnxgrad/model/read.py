@@ -46,9 +46,14 @@ def read(source: Source) -> ir.Model:
     elif isinstance(source, bytes):
         where = "the given bytes"
         model = _deserialize(_parse(source, where), where, folder=None)
-    else:
+    elif isinstance(source, str | os.PathLike):
         where = repr(os.fspath(source))
         model = _deserialize(_load(source, where), where, folder=os.path.dirname(os.path.abspath(source)))
+    else:
+        raise ModelReadError(
+            f"a model cannot be read from an object of type {type(source).__name__}; "
+            "give a path, bytes, an onnx.ModelProto or an onnx_ir.Model"
+        )
     tidy_imports(model, where)
     _check_tensors(model, where)
     _sort(model, where)
@@ -164,6 +169,11 @@ def _check_graph_names(graph: onnx.GraphProto, outer: Set[str], where: str) -> N
                     "the model is incomplete, export it again"
                 )
         for attribute in node.attribute:
+            if not attribute.type and not attribute.ref_attr_name:
+                raise ModelReadError(
+                    f"{where}: attribute {attribute.name!r} of node {node.name!r} ({node.op_type}) has no type, as in "
+                    "the first files of 2017; convert the model with a newer onnx"
+                )
             for subgraph in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
                 _check_graph_names(subgraph, known, where)
     for info in graph.output:

@@ -43,10 +43,11 @@ def signature(model: ir.Model) -> Signature:
     For an output without a type, as after normalizing, that is what the file declared.
     """
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
-    return Signature(tuple(map(_port, inputs)), tuple(map(_port, model.graph.outputs)))
+    return Signature(tuple(map(port_of, inputs)), tuple(map(port_of, model.graph.outputs)))
 
 
-def _port(value: ir.Value) -> Port:
+def port_of(value: ir.Value) -> Port:
+    """Return what is known of one input or output."""
     name = value.name or ""
     map_type = map_type_of(value)
     if map_type is not None:

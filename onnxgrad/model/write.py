@@ -75,7 +75,7 @@ def write(
         )
     data_target = _checked_target(target.with_name(data_name), overwrite)
     with write_all_or_nothing(target) as temporary, write_all_or_nothing(data_target) as temporary_data:
-        moved = _move_weights(model, temporary_data, data_target.name)
+        moved = _move_weights(model, temporary_data, data_target)
         clone = model.clone()
         replace_tensors(clone, lambda tensor: moved.get(id(tensor), tensor))
         temporary.write_bytes(_to_bytes(serialize(clone)))
@@ -91,7 +91,7 @@ def write_all_or_nothing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         ModelWriteError: if there is no such folder, or it, the file or the disk does not admit writing.
     """
-    target = _checked_target(path, overwrite=True)
+    target = Path(os.path.realpath(_checked_target(path, overwrite=True)))
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
     try:
         yield temporary
@@ -108,8 +108,8 @@ def write_all_or_nothing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _checked_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """Return where a file is to be written: `path`, or what it links to."""
-    target = Path(os.path.realpath(path))
+    """Return `path`, made absolute, after checking that a file can be there."""
+    target = Path(os.path.abspath(path))
     if target.is_dir():
         raise ModelWriteError(f"{os.fspath(path)!r} is a folder; give the path of a file in it")
     if not target.parent.is_dir():
@@ -127,13 +127,13 @@ def _weight_bytes(model: ir.Model) -> int:
     return sum(tensor.nbytes for tensor in tensors_of(model))
 
 
-def _move_weights(model: ir.Model, file: Path, name: str) -> dict[int, ir.TensorProtocol]:
-    """Write the weights of `model` to `file`; return what replaces each tensor, by `id`, once the file is `name`."""
+def _move_weights(model: ir.Model, file: Path, later: Path) -> dict[int, ir.TensorProtocol]:
+    """Write the weights of `model` to `file`; return what replaces each tensor, by `id`, once that file is `later`."""
     candidates = [v.const_value for graph in graphs_of(model) for v in graph.initializers.values()]
     large = {id(t): t for t in candidates if t is not None and _belongs_outside(t)}
     written = convert_tensors_to_external(list(large.values()), base_dir=file.parent, relative_path=file.name)
     moved: dict[int, ir.TensorProtocol] = {
-        key: external(new, folder=os.fspath(file.parent), location=name)
+        key: external(new, folder=os.fspath(later.parent), location=later.name)
         for key, new in zip(large, written, strict=True)
     }
     for tensor in tensors_of(model):
@@ -151,7 +151,7 @@ def _follow(model: ir.Model, replaced: Path, moved: dict[int, ir.TensorProtocol]
     stale = {
         id(tensor): tensor
         for tensor in tensors_of(model)
-        if isinstance(tensor, ir.ExternalTensor) and os.path.realpath(tensor.path) == os.fspath(replaced)
+        if isinstance(tensor, ir.ExternalTensor) and os.path.realpath(tensor.path) == os.path.realpath(replaced)
     }
     replace_tensors(model, lambda tensor: moved[id(tensor)] if id(tensor) in stale else tensor)
     for tensor in stale.values():

@@ -18,9 +18,6 @@ from onnxgrad.rules.registry import linear, not_differentiable, vjp
 from onnxgrad.rules.samples import Mixed, Samples
 from onnxgrad.rules.scatter import moved_back, pad, scatter_add, seeds_of
 
-Following = samples.Following
-
-
 # --- picking along an axis ------------------------------------------------------------------------
 
 
@@ -35,11 +32,11 @@ def gather_back(op: Builder, ct: Tensor, index: Tensor, x: Tensor, axis: int) ->
     front = ct.shape[: end - index.rank]
     result = (*front, n, *ct.shape[end:])
     if all(d == 1 for d in index.shape):
-        first = op.reshape(index, (1,))
-        return pad(op, op.reshape(ct, (*front, 1, *ct.shape[end:])), [first], [op.size(dim_sub(n, 1)) - first], [axis], result)
-    row = op.reshape(op.range(behind), (1, behind))
+        row, first = op.reshape(ct, (*front, 1, *ct.shape[end:])), op.reshape(index, (1,))
+        return pad(op, row, [first], [op.size(dim_sub(n, 1)) - first], [axis], result)
     many = size_of(index.shape)
-    positions = op.reshape(op.reshape(index, (many, 1)) * op.size(behind) + row, (dim_mul(many, behind),))
+    starts = op.reshape(index, (many, 1)) * op.size(behind)
+    positions = op.reshape(starts + op.reshape(op.range(behind), (1, behind)), (dim_mul(many, behind),))
     flat = scatter_add(op, op.reshape(ct, (*front, dim_mul(many, behind))), positions, dim_mul(n, behind))
     return op.reshape(flat, result)
 
@@ -76,51 +73,53 @@ def _compress_back(op: Builder, node: Node, ct: Tensor) -> Tensor:
     condition, axis = node.inputs[1], node.attr("axis")
     assert condition is not None
     chosen = op.reshape(op.NonZero(condition), (node.y.shape[axis or 0],))
-    if axis is not None:
-        return gather_back(op, ct, chosen, node.x, axis)
-    flat = scatter_add(op, ct, chosen, size_of(node.x.shape))
-    return op.reshape(flat, (*seeds_of(ct, node.y), *node.x.shape))
+    return _picked_in_order_back(op, node, ct, chosen, axis)
 
 
 linear("Compress", _compress_back, versions=(11, 28), follow=_compressed)
 
 
-@vjp("Unique", versions=(11, 28), wrt=(0,), remark="equal elements meet in a kink: the first of them gets the cotangent")
+@vjp("Unique", versions=(11, 28), wrt=(0,), remark="of equal elements, the first gets the cotangent")
 def unique(op: Builder, node: Node, ct: Tensor, *others: None) -> Tensor:
     """``Y = x[first]``, where `first` (the second output) is where each element, or slice, of Y first occurs in x."""
     axis = node.attr("axis")
-    attributes = {"axis": axis, "sorted": node.attr("sorted")}
-    first = op.reshape(op.emit("Unique", node.x, outputs=2, **attributes)[1], (node.y.shape[axis or 0],))
+    first = node.outputs[1] if len(others) else None
+    if first is None:
+        first = op.emit("Unique", node.x, outputs=2, axis=axis, sorted=node.attr("sorted"))[1]
+    return _picked_in_order_back(op, node, ct, op.reshape(first, (node.y.shape[axis or 0],)), axis)
+
+
+def _picked_in_order_back(op: Builder, node: Node, ct: Tensor, index: Tensor, axis: int | None) -> Tensor:
+    """Return the adjoint of picking along an axis, or of all elements in a row."""
     if axis is not None:
-        return gather_back(op, ct, first, node.x, axis)
-    flat = scatter_add(op, ct, first, size_of(node.x.shape))
+        return gather_back(op, ct, index, node.x, axis)
+    flat = scatter_add(op, ct, index, size_of(node.x.shape))
     return op.reshape(flat, (*seeds_of(ct, node.y), *node.x.shape))
-
-
-@vjp("TopK", versions=(11, 24), wrt=(0,), follow=samples.along(samples.axis_attribute))
-def top_k(op: Builder, node: Node, ct: Tensor, index_ct: None = None) -> Tensor:
-    """The cotangent of each of the k largest goes to where it was found."""
-    axis = node.attr("axis") % node.x.rank - node.x.rank
-    attributes = {name: node.attr(name) for name in ("axis", "largest", "sorted")}
-    index = node.outputs[1] or op.emit("TopK", *node.inputs, outputs=2, **attributes)[1]
-    seeds = seeds_of(ct, node.y)
-    if axis == -1:
-        return scatter_add(op, ct, index, node.x.shape[-1])
-    result = scatter_add(op, op.swap(ct, axis, -1), op.swap(index, axis, -1), node.x.shape[axis])
-    assert result.shape[: len(seeds)] == seeds
-    return op.swap(result, axis, -1)
 
 
 # --- picking by element ---------------------------------------------------------------------------
 
 
-def _pick_elements_back(op: Builder, node: Node, ct: Tensor) -> Tensor:
-    """``x̄[…, index, …] += ȳ``."""
-    index = node.inputs[1]
-    assert index is not None
-    if node.attr("axis") % node.x.rank != node.x.rank - 1 or node.x.shape[:-1] != index.shape[:-1]:
-        return moved_back(op, node, ct)
-    return scatter_add(op, ct, index, node.x.shape[-1])
+def _pick_elements_back(op: Builder, node: Node, ct: Tensor, index: Tensor) -> Tensor:
+    """``x̄[…, index, …] += ȳ``; where the last axis does not serve, among all elements in a row."""
+    x, seeds, axis = node.x, seeds_of(ct, node.y), node.attr("axis")
+    if axis % x.rank == x.rank - 1 and x.shape[:-1] == index.shape[:-1]:
+        return scatter_add(op, ct, index, x.shape[-1])
+    n, many = size_of(x.shape), size_of(index.shape)
+    positions = op.GatherElements(op.reshape(op.range(n), x.shape), index, axis=axis)
+    flat = scatter_add(op, op.reshape(ct, (*seeds, many)), op.reshape(positions, (many,)), n)
+    return op.reshape(flat, (*seeds, *x.shape))
+
+
+@vjp("TopK", versions=(11, 24), wrt=(0,), follow=samples.along(samples.axis_attribute))
+def top_k(op: Builder, node: Node, ct: Tensor, index_ct: None = None) -> Tensor:
+    """The cotangent of each of the k largest goes to where it was found."""
+    index = node.outputs[1]
+    if index is None:
+        attributes = {name: node.attr(name) for name in ("axis", "largest", "sorted")}
+        index = op.emit("TopK", *node.inputs, outputs=2, **attributes)[1]
+        op.retype(index, node.y.shape)
+    return _pick_elements_back(op, node, ct, index)
 
 
 def _same_sizes_along(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samples | None]:
@@ -132,7 +131,12 @@ def _same_sizes_along(node: Node, inputs: Sequence[Samples | None]) -> Sequence[
     return found
 
 
-linear("GatherElements", _pick_elements_back, versions=(13,), follow=_same_sizes_along)
+@vjp("GatherElements", versions=(13,), wrt=(0,), follow=_same_sizes_along)
+def gather_elements(op: Builder, node: Node, ct: Tensor) -> Tensor:
+    """``x̄[…, index, …] += ȳ``."""
+    index = node.inputs[1]
+    assert index is not None
+    return _pick_elements_back(op, node, ct, index)
 
 
 def _gathered_nd(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samples | None]:
@@ -170,11 +174,11 @@ def scatter_elements(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[
     def put(x: Tensor, updates: Tensor, reduction: str) -> Tensor:
         return op.ScatterElements(x, index, updates, axis=axis, reduction=reduction)
 
-    places = None
+    places: np.ndarray | None = None
     if index.const is not None:
-        places = np.indices(index.const.shape)
-        places[axis] = index.const
-        places = places.reshape(index.rank, -1).T
+        grid = np.indices(index.const.shape)
+        grid[axis] = index.const
+        places = grid.reshape(index.rank, -1).T
     return _put_back(op, node, ct, pick, put, places)
 
 
@@ -206,7 +210,12 @@ def scatter_nd(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Ten
         return op.GatherND(x, op.spread(index, (*seeds, *index.shape)), batch_dims=len(seeds))
 
     def put(x: Tensor, updates: Tensor, reduction: str) -> Tensor:
-        return op.ScatterND(x, index, updates, reduction=reduction)
+        if reduction == "none":
+            return op.ScatterND(x, index, updates)
+        n, many = size_of(x.shape), size_of(updates.shape)  # no ScatterND here: see the module `scatter`
+        positions = op.reshape(op.GatherND(op.reshape(op.range(n), x.shape), index, shape=updates.shape), (many,))
+        flat, new = op.reshape(x, (n,)), op.reshape(updates, (many,))
+        return op.reshape(op.ScatterElements(flat, positions, new, axis=0, reduction=reduction), x.shape)
 
     places = None if index.const is None else index.const.reshape(-1, index.const.shape[-1])
     return _put_back(op, node, ct, pick, put, places)
@@ -222,9 +231,9 @@ def _put_back(
 ) -> Sequence[Callable[[], Tensor] | None]:
     """The adjoint of putting updates u into data x; a prime marks what is picked from where each update went.
 
-    - none: ``x̄ = ȳ`` where nothing was put, ``ū = ȳ'``. ONNX does not say which update stays where several go to one place.
+    - none: ``x̄ = ȳ`` where nothing was put, ``ū = ȳ'``. (ONNX forbids that several updates go to one place.)
     - add: ``x̄ = ȳ``, ``ū = ȳ'``.
-    - mul: ``x̄ = ȳ · Π u``, ``ū = ȳ' · x'`` for an update that is alone in its place, else ``ȳ' · y' / u``: no number at u = 0.
+    - mul: ``x̄ = ȳ · Π u``, ``ū = ȳ' · x'`` for an update alone in its place, else ``ȳ' · y' / u``: NaN at u = 0.
     - min, max: all that equal the output share its cotangent equally (as in PyTorch).
     """
     x, updates, y, reduction = node.x, node.inputs[2], node.y, node.attr("reduction")
@@ -255,7 +264,7 @@ def _check_unique(places: np.ndarray | None, x: Tensor) -> None:
     sizes = np.array([d if isinstance(d, int) else 0 for d in x.shape[: places.shape[1]]])
     front = np.where(places < 0, places + sizes, places)
     if len(np.unique(front, axis=0)) < len(front):
-        raise Refusal("two of its updates go to one place, and ONNX does not say which of them stays")
+        raise Refusal("two of its updates go to one place, which ONNX forbids: it is not said which of them stays")
 
 
 # --- one-hot --------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ Places = Sequence[Samples | None]
 
 
 def _given(node: Node, index: int, default: Sequence[int]) -> list[int] | None:
-    """Return the integers that an optional input holds, its default where it is absent, None where they are not known."""
+    """Return the integers that an optional input holds: `default` where it is absent, None where they are not known."""
     given = node.input(index)
     return list(default) if given is None else given.ints
 
@@ -69,7 +69,7 @@ def _permuted(op: Builder, ct: Tensor, shape: Sequence[Dim], order: Sequence[int
 
 
 def _depth_to_space_back(op: Builder, node: Node, ct: Tensor) -> Tensor:
-    """Blocks of space become depth again: (N, C, H, b, W, b) to (N, b, b, C, H, W), or to (N, C, b, b, H, W) in mode CRD."""
+    """Blocks of space become depth again: (N, C, H, b, W, b) to (N, b, b, C, H, W), in mode CRD (N, C, b, b, H, W)."""
     (n, c, _, _), (_, _, h, w), b = node.y.shape, node.x.shape, node.attr("blocksize")
     order = (0, 3, 5, 1, 2, 4) if node.attr("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
     return _permuted(op, ct, (n, c, h, b, w, b), order, node.x.shape)
@@ -174,7 +174,7 @@ _FAR = 2**62
 
 
 def _slice_back(op: Builder, node: Node, ct: Tensor) -> Tensor:
-    """Each element goes back: a negative step is reversed, a longer one filled with zeros in between, the rest padded."""
+    """Each element goes back: a negative step is reversed, a longer one filled up with zeros, the rest padded."""
     x, y, axes = node.x, node.y, _sliced_axes(node)
     starts, ends = node.inputs[1:3]
     assert starts is not None

@@ -42,14 +42,14 @@ _follow = samples.reduced(reduced_axes)
 
 
 def _reduction(
-    name: str, pull: Callable[[Builder, Tensor, Tensor, Tensor], Tensor], *, versions: tuple[int, ...], remark: str = ""
+    name: str, pull: Callable[[Builder, Tensor, Tensor, Tensor], Tensor], *, versions: tuple[int, ...]
 ) -> None:
     """Enter a reduction by ``pull(op, ct, x, y)``, with ct and y spread over what was reduced."""
 
     def rule(op: Builder, node: Node, ct: Tensor) -> Tensor:
         return pull(op, restored(op, node, ct), node.x, restored(op, node, node.y))
 
-    vjp(name, versions=versions, wrt=(0,), follow=_follow, remark=remark)(rule)
+    vjp(name, versions=versions, wrt=(0,), follow=_follow)(rule)
 
 
 # --- sums and norms --------------------------------------------------------------------------
@@ -100,7 +100,7 @@ not_differentiable("ArgMax ArgMin", "its output is a position", versions=(13,))
     versions=(18,),
     wrt=(0,),
     follow=_follow,
-    remark="exact with zeros too, in memory that grows with the square of the number of factors along an axis",
+    remark="exact with zeros too; where sizes or axes are open, memory grows with the square of the number of factors",
 )
 def product(op: Builder, node: Node, ct: Tensor) -> Tensor:
     """``∂y/∂x_i = Π_{j≠i} x_j``, without a division; over several axes, axis by axis."""
@@ -114,9 +114,23 @@ def product(op: Builder, node: Node, ct: Tensor) -> Tensor:
     return restored(op, node, ct) * others
 
 
+_BLOCK = 32
+
+
 def _product_of_others(op: Builder, x: Tensor, axis: int) -> Tensor:
-    """The products of all but one element along an axis: ``[…, i, …] = Π_j where(i = j, 1, x[…, j, …])``."""
+    """The products of all but one element along an axis: ``[…, i, …] = Π_j where(i = j, 1, x[…, j, …])``.
+
+    A long axis is cut into blocks: the others in the block, times all of the other blocks.
+    """
     n = x.shape[axis]
+    if n == 1:
+        return op.full(x.shape, 1, x.dtype)
+    if isinstance(n, int) and n > _BLOCK:
+        whole = op.Pad(x, [0, -n % _BLOCK], 1, [axis])
+        blocks = op.reshape(whole, (*x.shape[:axis], -(-n // _BLOCK), _BLOCK, *x.shape[x.rank + axis + 1 :]))
+        others = _product_of_others(op, blocks, axis)
+        others = others * _product_of_others(op, op.ReduceProd(blocks, [axis]), axis - 1)
+        return op.Slice(op.reshape(others, whole.shape), [0], [n], [axis])
     place = op.range(n)
     same = op.Equal(op.unsqueeze(place, [-1]), place)
     same = op.reshape(same, (n, n, *[1] * (-1 - axis)))
@@ -144,12 +158,12 @@ def _running_axis(node: Node) -> list[int]:
 
 
 def _axis_from_right(op: Builder, node: Node) -> Tensor:
-    """The axis as a scalar that counts from the right."""
+    """The axis as an int64 scalar that counts from the right."""
     given, rank = node.inputs[1], node.x.rank
     assert given is not None
     if given.ints is not None:
         return op.constant(given.ints[0] % rank - rank, ir.DataType.INT64)
-    return op.Mod(op.reshape(given, ()), rank) - rank
+    return op.Mod(op.cast(op.reshape(given, ()), ir.DataType.INT64), rank) - rank
 
 
 def _running_sum_back(op: Builder, node: Node, ct: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from onnxgrad.graph.dims import Dim, dim_div, dim_mul, size_of
+from onnxgrad.graph.dims import Dim, dim_add, dim_div, dim_mul, size_of
 from onnxgrad.graph.equation import terms_of
 from onnxgrad.graph.node import Node
 
@@ -97,7 +97,7 @@ def along(axes: Callable[[Node], Sequence[int]]) -> Following:
 
 
 def along_data(axes: Callable[[Node], Sequence[int]]) -> Following:
-    """Follow an operator that works along the axes ``axes(node)`` of its first input; all samples share its other inputs."""
+    """Follow an operator that works along the axes ``axes(node)`` of its first input; samples share the others."""
 
     def follow(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samples | None]:
         if any(inputs[1:]):
@@ -108,7 +108,7 @@ def along_data(axes: Callable[[Node], Sequence[int]]) -> Following:
 
 
 def along_first(axes: Callable[[Node], Sequence[int]]) -> Following:
-    """Follow an operator that works along the axes ``axes(node)`` of its first input; others are aligned from the right."""
+    """Follow an operator that works along the axes ``axes(node)`` of its first input; others are aligned with that."""
 
     def follow(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samples | None]:
         if inputs[0] is not None:
@@ -220,7 +220,10 @@ def einsum(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | None]
 
 
 def concatenated(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | None]:
-    """Follow `Concat`."""
+    """Follow `Concat`; joined along the samples, all inputs make blocks of all samples, one behind another."""
+    blocks = [s for s in inputs if s is not None and s.axis == node.attr("axis") % _rank(node, 0)]
+    if len(blocks) == len(inputs) and len({s.inner for s in blocks}) == 1:
+        return [replace(blocks[0], outer=dim_add(*(s.outer for s in blocks)))]
     return list(along(axis_attribute)(node, inputs))
 
 

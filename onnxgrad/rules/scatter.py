@@ -1,8 +1,8 @@
 """Putting a cotangent back where its elements came from: the adjoint of every operator that moves or picks elements.
 
-The sums are written as ``ScatterElements`` along the last axis. ``ScatterND`` looks cheaper, but where an index repeats, the CPU
-kernel of onnxruntime (1.32) adds from several threads at once without a lock and loses updates. Along other axes,
-``ScatterElements`` itself takes four to ten times as long per element.
+The sums are written as ``ScatterElements`` along the last axis. ``ScatterND`` looks cheaper, but where an index
+repeats, the CPU kernel of onnxruntime (1.32) adds from several threads at once without a lock and loses updates. Along
+other axes, ``ScatterElements`` itself takes four to ten times as long per element.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def seeds_of(ct: Tensor, y: Tensor) -> Shape:
 def origins(op: Builder, node: Node, others: Sequence[Tensor | None] | None = None) -> Tensor:
     """Return, for each element of the output of a node that only moves elements, its row-major position in the input.
 
-    The node's own operator says so, when it is given the positions in the place of the elements. `others` take the place of its
-    other inputs.
+    The node's own operator says so, when it is given the positions in the place of the elements. `others` take the
+    place of its other inputs.
     """
     image = op.reshape(op.range(size_of(node.x.shape)), node.x.shape)
     attributes = {name: node.attr(name) for name in node.ir.attributes}

@@ -30,7 +30,7 @@ class Windows:
         strides: distance between windows.
         dilations: distance between the elements of a window.
         before: padding in front of the image; a tensor of shape ``(1,)`` where it depends on sizes at run time.
-        behind: padding behind the image.
+        behind: padding behind the image, likewise. (A tensor may be negative.)
     """
 
     size: Shape
@@ -61,8 +61,7 @@ def windows_of(op: Builder, node: Node, size: Shape, count: Shape, kernel: Shape
     bare = Windows(size, count, kernel, node.attr("strides") or ones, node.attr("dilations") or ones)
     kind, pads = node.attr("auto_pad"), node.attr("pads") or [0] * (2 * len(size))
     if is_same(node) or node.attr("output_shape"):
-        sides = [_halves(op, total) for total in surplus(node, bare)]
-        sides = sides if kind == "SAME_UPPER" else [(larger, smaller) for smaller, larger in sides]
+        sides = [_sides(op, total, kind == "SAME_UPPER") for total in surplus(node, bare)]
     else:
         pads = [0] * len(pads) if kind == "VALID" else pads
         sides = list(zip(pads[: len(size)], pads[len(size) :], strict=True))
@@ -81,14 +80,20 @@ def surplus(node: Node, w: Windows) -> Sequence[Dim]:
     return [dim_sub(dim_add(e, x), n) for e, x, n in zip(w.extent, extra, w.size, strict=True)]
 
 
-def _halves(op: Builder, total: Dim) -> tuple[Dim | Tensor, Dim | Tensor]:
-    """Divide padding between two sides, the larger part last; less than none is none."""
+def _sides(op: Builder, total: Dim, upper: bool) -> tuple[Dim | Tensor, Dim | Tensor]:
+    """Divide what is missing in all between two sides, the larger part behind the image if `upper` is set.
+
+    Less than nothing is missing where no window reaches the last elements. Found only at run time, these are taken away, so that
+    the size of the padded image is known.
+    """
     if isinstance(total, int):
         total = max(total, 0)
-        return total // 2, total - total // 2
-    known = op.Max(op.size(total), 0)
-    half = known / 2
-    return half, known - half
+        before = total // 2 if upper else total - total // 2
+        return before, total - before
+    missing = op.Max(op.size(total), 0)
+    half = missing / 2
+    start = half if upper else missing - half
+    return start, op.size(total) - start
 
 
 def folded(op: Builder, ct: Tensor, kept: int, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -190,8 +195,8 @@ def padded(op: Builder, image: Tensor, w: Windows) -> Tensor:
     """Put the padding around an image."""
     axes = range(image.rank - w.rank, image.rank)
     shape = [
-        op.fresh_dim() if isinstance(p, Tensor) or isinstance(q, Tensor) else dim_add(n, p, q)
-        for n, p, q in zip(w.size, w.before, w.behind, strict=True)
+        e if isinstance(p, Tensor) or isinstance(q, Tensor) else dim_add(n, p, q)
+        for n, p, q, e in zip(w.size, w.before, w.behind, w.extent, strict=True)
     ]
     return pad(op, image, w.before, w.behind, list(axes), (*image.shape[: axes[0]], *shape))
 

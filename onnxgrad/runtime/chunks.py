@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,10 @@ PART_BYTES = 128 * 2**20
 
 #: Cached portions are forgotten when there are so many, one for each combination of sizes.
 _MOST_CACHED = 4096
+
+
+#: How to split, the bounds of the parts, and the size of the whole.
+Parts = tuple[Split, Sequence[tuple[int, int]], int]
 
 
 class Plan:
@@ -99,14 +103,15 @@ class Plan:
         if size > self._max_bytes:
             shapes = " and ".join(str(list(shape)) for shape in self.footprint.shapes(sizes))
             raise MemoryBoundError(
-                f"{what} would take {in_bytes(size)} (of shape {shapes}), and max_bytes is {in_bytes(self._max_bytes)}; "
+                f"{what} would take {in_bytes(size)} (of shape {shapes}), "
+                f"and max_bytes is {in_bytes(self._max_bytes)}; "
                 "feed fewer samples at a time, pass a larger max_bytes to onnxgrad.load, or, of a Jacobian, ask for "
                 "products with it instead (vjp, jvp)"
             )
 
 
 def even_parts(total: int, most: int) -> list[tuple[int, int]]:
-    """Return the bounds of the fewest parts with at most `most` each, of nearly equal size; one empty part for nothing."""
+    """Return the bounds of the fewest parts of at most `most` each, nearly equal; of nothing, one empty part."""
     count = max(math.ceil(total / most), 1)
     bounds = [total * i // count for i in range(count + 1)]
     return list(itertools.pairwise(bounds))
@@ -115,7 +120,7 @@ def even_parts(total: int, most: int) -> list[tuple[int, int]]:
 def run_in_parts(
     run: Callable[[Mapping[str, Any]], Sequence[Any]],
     feeds: Mapping[str, Any],
-    splits: Sequence[tuple[Split, Iterable[tuple[int, int]], int]],
+    splits: Sequence[Parts],
     outputs: Sequence[str],
 ) -> list[Any]:
     """Run a model in parts and return its results in one piece.
@@ -123,7 +128,7 @@ def run_in_parts(
     Args:
         run: runs one part.
         feeds: all that is fed.
-        splits: what to split along, with the bounds of the parts, and the size of the whole.
+        splits: what to split along.
         outputs: names of the results.
     """
     results: list[Any] = []
@@ -138,9 +143,9 @@ def run_in_parts(
         for result, array, name in zip(results, found, outputs, strict=True):
             place: tuple[slice, ...] = (slice(None),) * result.ndim
             for (split, _, _), (start, stop) in zip(splits, part, strict=True):
-                axis = split.outputs[name]
-                if axis is not None:
-                    place = (*place[:axis], slice(start, stop), *place[axis + 1 :])
+                at = split.outputs[name]
+                if at is not None:
+                    place = (*place[:at], slice(start, stop), *place[at + 1 :])
             result[place] = array
     return results
 
@@ -152,7 +157,7 @@ def _at(axis: int, start: int, stop: int) -> tuple[slice, ...]:
 def _whole(
     array: Any,
     name: str,
-    splits: Sequence[tuple[Split, Iterable[tuple[int, int]], int]],
+    splits: Sequence[Parts],
     part: Sequence[tuple[int, int]],
 ) -> Any:
     """Return room for a result of which `array` is one part."""

@@ -189,8 +189,8 @@ def fit(slot: Slot, array: Array) -> Array:
 def convert(value: Any, dtype: np.dtype[Any], where: str) -> Array:
     """Return `value` as an array of a type, where that changes no number into another kind.
 
-    Integers and flags become floating-point numbers, and floating-point numbers of any precision those of another; nothing
-    else changes its kind. NaN and infinities stay.
+    Integers and flags become floating-point numbers, and floating-point numbers of any precision those of another;
+    nothing else changes its kind. NaN and infinities stay.
 
     Raises:
         FeedError: if it is no array of that kind, or holds numbers beyond the type's range.

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-
 import onnx_ir as ir
 
 from onnxgrad.augmentation import Augmentation, Batched, Index, Mode, Names
@@ -49,15 +48,15 @@ def load(
 
     Args:
         source: path of a model, its bytes, a `ModelProto`, an `ir.Model`, or a fitted scikit-learn estimator.
-        sample: for an estimator, some rows of its input, of which the number of columns, their types, and the names of those
-            of a data frame are taken.
-        providers: onnxruntime's execution providers in order of preference, each a name or a name with options. None: the
-            CPU.
-        session_options: onnxruntime's session options: a dictionary of its attributes and configuration entries, a function
-            that makes a ``SessionOptions``, or one itself (a function with that cannot be pickled).
+        sample: for an estimator, some rows of its input, of which the number of columns, their types, and the names
+            of those of a data frame are taken.
+        providers: onnxruntime's execution providers in order of preference, each a name or a name with options. None:
+            the CPU.
+        session_options: onnxruntime's session options: a dictionary of its attributes and configuration entries, a
+            function that makes a ``SessionOptions``, or one itself (a function with that cannot be pickled).
         threads: number of threads within an operator. None: one per core.
-        max_bytes: bound of the result of one call, and of the working memory of one run. Long data are run some rows at a
-            time and wide Jacobians some rows or columns at a time, where that is needed to stay within it.
+        max_bytes: bound of the result of one call, and of the working memory of one run. Long data are run some rows
+            at a time and wide Jacobians some rows or columns at a time, where that is needed to stay within it.
 
     Raises:
         ModelReadError: if there is no model to be read.
@@ -73,20 +72,22 @@ def load(
 class Function:
     """A model that can be called, for its values and for its derivatives. `load` makes it.
 
-    **Arguments.** All methods take the model's inputs by position, in the model's order, or by name, or as one dictionary
-    by name (which is the way where an input is called like an option of the method). A pandas data frame gives one
-    column to each input, by name, where all inputs are single columns; else its columns are the features of the only input,
-    in order. Numbers are converted to the type of the input, except floating-point numbers to integers.
+    **Arguments.** All methods take the model's inputs by position, in the model's order, or by name, or as one
+    dictionary by name (which is the way where an input is called like an option of the method). A pandas data frame
+    gives one column to each input, by name, where all inputs are single columns; else its columns are the features of
+    the only input, in order. Numbers are converted to the type of the input, except floating-point numbers to
+    integers.
 
-    **Results.** One output is an array, several are a dictionary by name. A derivative of one output with respect to one
-    input is an array; with several inputs it is a dictionary by input, with several outputs one by output, and with
-    several of both a dictionary of dictionaries: ``result[output][input]``, ``result[output][input1][input2]`` for a Hessian.
+    **Results.** One output is an array, several are a dictionary by name. A derivative of one output with respect to
+    one input is an array; with several inputs it is a dictionary by input, with several outputs one by output, and
+    with several of both a dictionary of dictionaries: ``result[output][input]``, ``result[output][input1][input2]``
+    for a Hessian.
 
-    **Batches.** Where axis 0 is a batch of samples that do not mix, derivatives are per sample: the Jacobian of a model
-    from ``(N, 3)`` to ``(N, 2)`` has shape ``(N, 2, 3)``. See `onnxgrad.jacobian`.
+    **Batches.** Where axis 0 is a batch of samples that do not mix, derivatives are per sample: the Jacobian of a
+    model from ``(N, 3)`` to ``(N, 2)`` has shape ``(N, 2, 3)``. See `onnxgrad.jacobian`.
 
-    What is needed for a request is made at the first call and kept. Calls may come from several threads. A pickled function
-    takes its model along (or the path, if the model is large or has weights in other files).
+    What is needed for a request is made at the first call and kept. Calls may come from several threads. A pickled
+    function takes its model along (or the path, if the model is large or has weights in other files).
 
     Attributes:
         inputs: what the model takes.
@@ -187,7 +188,8 @@ class Function:
             inputs: inputs of the model, in order.
             of: what to differentiate. None: every floating-point output.
             wrt: what to differentiate by. None: every floating-point input.
-            index: picks one element of a wider output: its position, or "max" for the largest, e.g. the predicted class.
+            index: picks one element of a wider output: its position, or "max" for the largest, e.g. the predicted
+                class.
             batched: whether per sample; "auto": where the size of both axes 0 is open.
             named: inputs of the model, by name.
 
@@ -212,9 +214,9 @@ class Function:
     def vjp(self, *inputs: Any, cotangent: Any = None, of: Names = None, wrt: Names = None, **named: Any) -> Any:
         """Return the vector-Jacobian product ``Σ_y (∂y/∂x)ᵀ ct_y`` for each x of `wrt`, shaped like x.
 
-        ``f.vjp(x, ct)``: the cotangent follows the inputs, unless it is given by its keyword. It is shaped like y, or has
-        one more axis in front, for several at a time; the result then has it, too. For several outputs it is a dictionary
-        by name, in which those that are missing count as zero.
+        ``f.vjp(x, ct)``: the cotangent follows the inputs, unless it is given by its keyword. It is shaped like y, or
+        has one more axis in front, for several at a time; the result then has it, too. For several outputs it is a
+        dictionary by name, in which those that are missing count as zero.
 
         Args:
             inputs: inputs of the model, in order, then the cotangent.
@@ -232,9 +234,9 @@ class Function:
     def jvp(self, *inputs: Any, tangent: Any = None, of: Names = None, wrt: Names = None, **named: Any) -> Any:
         """Return the Jacobian-vector product ``Σ_x (∂y/∂x) t_x`` for each y of `of`, shaped like y.
 
-        ``f.jvp(x, t)``: the tangent follows the inputs, unless it is given by its keyword. It is shaped like x, or has one
-        more axis in front, for several at a time; the result then has it, too. For several inputs it is a dictionary by
-        name, in which those that are missing count as zero.
+        ``f.jvp(x, t)``: the tangent follows the inputs, unless it is given by its keyword. It is shaped like x, or
+        has one more axis in front, for several at a time; the result then has it, too. For several inputs it is a
+        dictionary by name, in which those that are missing count as zero.
 
         Args:
             inputs: inputs of the model, in order, then the tangent.
@@ -278,8 +280,9 @@ class Function:
     ) -> Any:
         """Return the Hessian of an output that is one number, times a vector: shaped like x.
 
-        ``f.hvp(x, v)``: the vector, shaped like x, follows the inputs, unless it is given by its keyword. For several inputs it
-        is a dictionary by name, in which those that are missing count as zero. Other arguments are those of `gradient`.
+        ``f.hvp(x, v)``: the vector, shaped like x, follows the inputs, unless it is given by its keyword. For several
+        inputs it is a dictionary by name, in which those that are missing count as zero. Other arguments are those of
+        `gradient`.
         """
         program = self._get(("hvp", of, wrt, index, batched, "auto", False))
         return program.along(*self._last("vector", inputs, vector, named), named)
@@ -307,8 +310,8 @@ class Function:
 
         Args:
             path: the file.
-            jacobian: True, or the options of the transform of that name (`onnxgrad.jacobian`) in a dictionary, or several of
-                these. The same holds for the other derivatives.
+            jacobian: True, or the options of the transform of that name (`onnxgrad.jacobian`) in a dictionary, or
+                several of these. The same holds for the other derivatives.
             gradient: see `jacobian`.
             hessian: see `jacobian`.
             vjp: see `jacobian`.

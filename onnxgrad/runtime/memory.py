@@ -1,7 +1,7 @@
 """How much memory a run needs, from the shapes of what it computes.
 
-The estimate counts the tensors that are alive at once, in the order of the graph. It does not know what a kernel needs
-besides (the columns of a convolution), nor which nodes onnxruntime fuses, and weights are not part of it.
+The estimate counts the tensors that are alive at once, in the order of the graph. It does not know what a kernel
+needs besides (the columns of a convolution), nor which nodes onnxruntime fuses, and weights are not part of it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class _Estimate:
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
-        self._known: dict[Dim, int] = dict(sizes)
+        self._known = dict(sizes)
         self._guess = max(sizes.values(), default=_NOMINAL)
         self.exact = True
 

@@ -217,6 +217,28 @@ class AveragePool(OpRun):
         return (np.asarray(total / count, x.dtype),)
 
 
+class LpPool(OpRun):
+    """The reference looks at each window in a Python loop."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        auto_pad: str | None = None,
+        ceil_mode: int | None = None,
+        dilations: Sequence[int] | None = None,
+        kernel_shape: Sequence[int] = (),
+        p: int | None = None,
+        pads: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> tuple[Array]:
+        window = Window(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode or 0)
+        powers = window.padded(np.abs(x) ** (p or 2), 0)
+        total = sum(powers[(..., *where)] for _, where in window.offsets())
+        return (np.asarray(total ** (1 / (p or 2)), x.dtype),)
+
+
 class MaxPool(ReferenceMaxPool):  # type: ignore[misc]
     """The reference looks at each window in a Python loop; positions of the maxima are left to it."""
 
@@ -252,4 +274,4 @@ class MaxPool(ReferenceMaxPool):  # type: ignore[misc]
         return (y,)
 
 
-OPERATORS: tuple[type[OpRun], ...] = (Erf, Gelu, Conv, ConvTranspose, AveragePool, MaxPool)
+OPERATORS: tuple[type[OpRun], ...] = (Erf, Gelu, Conv, ConvTranspose, AveragePool, LpPool, MaxPool)

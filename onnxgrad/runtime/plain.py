@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxgrad.augmentation import Augmentation
 from onnxgrad.errors import FeedError, OnnxgradError, RunError
+from onnxgrad.model.metadata import KEY
 from onnxgrad.model.signature import signature
 from onnxgrad.runtime.chunks import Plan, even_parts, run_in_parts
 from onnxgrad.runtime.feeds import Feeds
@@ -21,8 +22,8 @@ _SMALL_INPUT = 256 * 2**10
 class Plain:
     """A model, in a session of its own: the one that came, not the one that derivatives are taken of.
 
-    Its rows are run in parts where they need much memory and it is proven that they do not meet. The bound is then one for
-    the outputs; what the model needs to compute a single row, or all of them, it needs.
+    Its rows are run in parts where they need much memory and it is proven that they do not meet. The bound is then
+    one for the outputs; what the model needs to compute a single row, or all of them, it needs.
 
     Args:
         origin: the model.
@@ -38,7 +39,8 @@ class Plain:
         self._origin = origin
         self._max_bytes = max_bytes
         self._session = _open(origin, settings)
-        self._looked: tuple[Plan, Feeds] | None | bool = False
+        self._derived = KEY in origin.model.metadata_props  # a small input may then have wide results
+        self._looked: tuple[Plan, Feeds] | bool | None = False
 
     def __call__(self, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """Return the outputs: the only one, or all by name."""
@@ -51,7 +53,7 @@ class Plain:
             MemoryBoundError: if they would take more than `max_bytes`.
             RunError: if onnxruntime fails.
         """
-        if sum([getattr(value, "nbytes", 0) for value in feeds.values()]) < _SMALL_INPUT:
+        if not self._derived and sum([getattr(value, "nbytes", 0) for value in feeds.values()]) < _SMALL_INPUT:
             return self._run(feeds)
         looked = self._look()
         if looked is None:

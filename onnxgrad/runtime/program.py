@@ -12,7 +12,7 @@ import numpy as np
 from onnxgrad.augmentation import Augmentation
 from onnxgrad.errors import FeedError, MemoryBoundError, UnknownNameError
 from onnxgrad.model.signature import signature
-from onnxgrad.runtime.chunks import Plan, even_parts, run_in_parts
+from onnxgrad.runtime.chunks import Parts, Plan, even_parts, run_in_parts
 from onnxgrad.runtime.feeds import Feeds, Slot, is_frame, take
 from onnxgrad.runtime.memory import in_bytes, numbers
 from onnxgrad.runtime.plain import Plain
@@ -70,7 +70,8 @@ class Program:
         seeds = {r.seed: r.of if r.kind == "vjp" else str(r.wrt) for r in self.records if r.seed is not None}
         self._directions = {name: Slot.of(ports[seed]) for seed, name in seeds.items()}
         self.seed_inputs = {name: slot.name for name, slot in self._directions.items()}
-        # the model's own inputs are described as in its file, but sizes have the names that the derivative is written with
+        # the model's own inputs are described as in its file, but sizes have the names that the derivative is written
+        # with
         self._feeds = Feeds([port for port in signature(origin.model).inputs if port.name in ports], origin.columns)
         self._sizes = Feeds(list(ports.values()))
 
@@ -83,7 +84,7 @@ class Program:
             split = Split(SEEDS, dict.fromkeys(self.seed_inputs.values(), 0), dict.fromkeys(self.outputs[count:], 0))
         inputs = [v for v in model.graph.inputs if not v.is_initializer()]
         self.plan = Plan(augmentation.op, inputs, outputs, max_bytes, split)
-        self._open = lambda: open_model(model, settings)
+        self._open: Callable[[], Session] = lambda: open_model(model, settings)
         self._session: Session | None = None
         self._lock = threading.Lock()
 
@@ -104,7 +105,7 @@ class Program:
         return arrange(self._values, results), arrange(self._layout, results)
 
     def along(self, args: Sequence[Any], direction: Any, named: Mapping[str, Any]) -> Any:
-        """Return the derivative along a direction: an array, or several by name; each may have an axis of seeds in front."""
+        """Return the derivative along a direction: an array, or several by name, each perhaps with seeds in front."""
         feeds = self._feeds.bind(args, named)
         given = self._given(direction)
         if self.request.kind != "hvp" and given:
@@ -164,7 +165,7 @@ class Program:
         if fit == 0 and self.request.kind == "jacobian":
             derived = jacobians_by_seeds(self, feeds, sizes)
             return [*(self.plain().run(feeds) if self.request.values else ()), *derived]
-        splits = []
+        splits: list[Parts] = []
         least = dict(sizes)
         if plan.rows is not None:
             splits.append((plan.rows, even_parts(rows, max(fit, 1)), rows))

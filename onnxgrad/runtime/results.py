@@ -14,8 +14,8 @@ Layout = int | dict[str, "Layout"]
 def layout_of(paths: Sequence[tuple[str, ...]], first: int = 0) -> Layout:
     """Return the dictionaries for results that stand in a list in the order of `paths`, from position `first` on.
 
-    A path names a result: by the output, by what is differentiated and what it is differentiated by. A level of names of
-    which there is only one makes no dictionary.
+    A path names a result: by the output, by what is differentiated and what it is differentiated by. A level of names
+    of which there is only one makes no dictionary.
     """
     told = [level for level in range(len(paths[0])) if len({path[level] for path in paths}) > 1]
     if not told:

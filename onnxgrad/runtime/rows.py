@@ -1,9 +1,9 @@
 """The proof that a model may be run a few rows at a time.
 
 That sample i of a result depends on sample i of the inputs alone, and how, is not enough: it must not depend on the
-*number* of samples either, and no path may be left out, whether numbers pass on it or integers, flags and sizes. So the
-samples are followed here through every node, by the same rules as in `onnxgrad.autodiff.proof`, and whatever is not
-known to keep them apart counts as mixing them.
+*number* of samples either, and no path may be left out, whether numbers pass on it or integers, flags and sizes. So
+the samples are followed here through every node, by the same rules as in `onnxgrad.autodiff.proof`, and whatever is
+not known to keep them apart counts as mixing them.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class Split:
     outputs: Mapping[str, int | None]
 
 
-#: What is known of a value that the samples reach: the axis on which they lie; that it follows from their number alone;
-#: or that they may be mixed in it. A value that they do not reach is not there.
+#: What is known of a value that the samples reach: the axis on which they lie; that it follows from their number
+#: alone; or that they may be mixed in it. A value that they do not reach is not there.
 _State = Samples | Literal["size", "mixed"]
 
 
 def find_split(op: Builder, inputs: Iterable[ir.Value], outputs: Sequence[ir.Value]) -> Split | None:
     """Return how a model can be run a few samples at a time, or None where that is not proven.
 
-    The samples are those of axis 0 of the first input in which that has a symbolic size, and lie wherever else this size
-    occurs.
+    The samples are those of axis 0 of the first input in which that has a symbolic size, and lie wherever else this
+    size occurs.
 
     Args:
         op: the builder of the model, which is finished.

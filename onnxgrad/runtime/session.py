@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx_ir as ir
 import onnxruntime as ort
@@ -19,8 +19,9 @@ from onnxgrad.model.write import serialize, to_proto, write
 
 #: A provider's name, or its name and options.
 Provider = str | tuple[str, Mapping[str, Any]]
-#: onnxruntime's options: the object; by name (attributes, and configuration entries with a dot); or a function that makes them.
-SessionOptions = ort.SessionOptions | Mapping[str, Any] | Callable[[], ort.SessionOptions]
+#: onnxruntime's options: the object; by name (attributes, and configuration entries with a dot); or a function that
+#: makes them.
+SessionOptions: TypeAlias = "ort.SessionOptions | Mapping[str, Any] | Callable[[], ort.SessionOptions]"
 
 #: Models with more weights than this are not handed over as bytes.
 _SERIALIZED_LIMIT = 1_800_000_000
@@ -86,8 +87,8 @@ class Settings:
     def __getstate__(self) -> dict[str, Any]:
         if isinstance(self.session_options, ort.SessionOptions):
             raise TypeError(
-                "onnxruntime's SessionOptions cannot be sent to another process; pass them to onnxgrad.load as a dictionary, "
-                "or as a function that makes them"
+                "onnxruntime's SessionOptions cannot be sent to another process; pass them to onnxgrad.load as a "
+                "dictionary, or as a function that makes them"
             )
         return self.__dict__
 
@@ -152,11 +153,13 @@ def open_model(model: ir.Model, settings: Settings) -> Session:
         return Session(path, settings)
 
 
+#: How onnxruntime names a node.
 _AT_NODE = (
     re.compile(r"running (?P<op>\w+) node\. Name:\s*'(?P<node>[^']*)'"),
     re.compile(r"implementation for (?P<op>[\w.:]+)\(-?\d+\) node with name '(?P<node>[^']*)'"),
     re.compile(r"Node ?\((?P<node>[^()]*)\) Op \((?P<op>[^()]*)\)"),
-    re.compile(r"node[: ]+\"?'?(?P<node>[^'\" ]+)[\"' ]"),
+    re.compile(r"(?:of|in|at) [Nn]ode:? ?[('](?P<node>[^()']+)[)']"),
+    re.compile(r"\(node:'?(?P<node>[^'\s)]+)"),
 )
 
 

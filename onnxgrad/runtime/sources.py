@@ -42,7 +42,7 @@ _IMPORTERS: list[tuple[Callable[[Any], bool], Convert]] = []
 
 
 def register_importer(applies: Callable[[Any], bool], convert: Convert) -> None:
-    """Let `load` take a further kind of source: those for which ``applies(source)`` holds, which must be quick to say."""
+    """Let `load` take a further kind of source: where ``applies(source)`` holds, which must be quick to say."""
     _IMPORTERS.append((applies, convert))
 
 
@@ -52,8 +52,8 @@ class Origin:
 
     Attributes:
         model: the model, read but not normalized.
-        file: what onnxruntime is given for the plain model: the content of its file, or its path where it is large or has
-            weights beside it; None where there is no file.
+        file: what onnxruntime is given for the plain model: the content of its file, or its path where it is large or
+            has weights beside it; None where there is no file.
         columns: names of the features of its only input, in order, where they are known.
     """
 
@@ -90,8 +90,9 @@ def find(source: Any, sample: Any = None) -> Origin:
     if isinstance(source, (str, os.PathLike, bytes)):
         return _origin(source)
     raise ModelReadError(
-        f"{_describe(source)} is no model that can be loaded; give the path or the bytes of an ONNX model, a ModelProto, an "
-        "ir.Model, or a fitted scikit-learn estimator with a sample of its input (PyTorch: torch.onnx.export first)"
+        f"{_describe(source)} is no model that can be loaded; give the path or the bytes of an ONNX model, a "
+        "ModelProto, an ir.Model, or a fitted scikit-learn estimator with a sample of its input (PyTorch: export it "
+        "with torch.onnx.export first)"
     )
 
 

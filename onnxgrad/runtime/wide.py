@@ -23,8 +23,8 @@ Array = np.ndarray[Any, Any]
 def jacobians_by_seeds(program: Program, feeds: Mapping[str, Any], sizes: Mapping[str, int]) -> list[Array]:
     """Return the Jacobians of a program, in order.
 
-    Each is filled, through `vjp` or `jvp`, with as many rows or columns at a time as the bound of memory allows, and if one
-    of them is too much for all samples, with some samples at a time.
+    Each is filled, through `vjp` or `jvp`, with as many rows or columns at a time as the bound of memory allows, and
+    if one of them is too much for all samples, with some samples at a time.
 
     Args:
         program: the program, of kind "jacobian".

@@ -60,6 +60,13 @@ def test_initializers_are_no_inputs():
     assert model.ir_version >= 8
 
 
+def test_the_file_format_knows_initializers_that_are_no_inputs():
+    proto = model_of(
+        [node("Add", "x w", "y")], {"x": X, "w": X[0]}, [value_info("y", X)], weights={"w": X[0]}, ir_version=3
+    )
+    onnx.checker.check_model(to_proto(normalized(proto, {"x": X})))
+
+
 def test_an_initializer_has_the_type_of_its_data():
     proto = model_of([node("Add", "x w", "y")], {"x": X}, ["y"], weights={"w": X[0]})
     proto.graph.value_info.append(helper.make_tensor_value_info("w", TensorProto.DOUBLE, ["wrong"]))

@@ -239,6 +239,11 @@ def test_damaged_text_forms(tmp_path):
         refused(tmp_path / name, "is not an ONNX model")
 
 
+def test_what_is_no_source_at_all():
+    refused(3, "object of type int", "give a path")
+    refused(None, "object of type NoneType")
+
+
 def test_a_file_that_git_left_elsewhere(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n")
@@ -322,6 +327,10 @@ DAMAGES = {
     "empty weights": (lambda g: g.initializer[0].ClearField("raw_data"), ["weights 'w' have 0 bytes"]),
     "untyped weights": (lambda g: g.initializer[0].ClearField("data_type"), ["weights 'w' have no element type"]),
     "unknown type": (lambda g: setattr(g.initializer[0], "data_type", 999), ["cannot be represented", "999"]),
+    "untyped attribute": (
+        lambda g: g.node[0].attribute.add(name="old", i=1),
+        ["attribute 'old' of node 'mm' (MatMul) has no type"],
+    ),
     "sparse weights": (
         lambda g: g.sparse_initializer.add().values.__setattr__("name", "s"),
         ["weights 's' are sparse"],

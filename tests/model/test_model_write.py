@@ -78,6 +78,16 @@ def test_weights_that_lie_outside_come_along(tmp_path):
     check(tmp_path / "b" / "m.onnx")
 
 
+def test_weights_lie_beside_a_link_to_the_model(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "real.onnx").write_text("old")
+    (tmp_path / "m.onnx").symlink_to("elsewhere/real.onnx")
+    model = read(proto())
+    write(model, tmp_path / "m.onnx", external_data="w.bin")
+    assert (tmp_path / "m.onnx").is_symlink()
+    assert_same(run(to_proto(read(tmp_path / "m.onnx")), {"x": X}), run(proto(), {"x": X}))
+
+
 def test_weights_in_subgraphs_and_shared_ones(tmp_path):
     shared = ir.tensor(W, name="shared")
     then = helper.make_graph(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.harness import Case, check_rule
+from tests.harness import Case, Runner, check_rule, check_samples, close, make_model
 
 rng = np.random.default_rng(7)
 
@@ -93,7 +93,12 @@ SCATTER = [
         Case("ScatterElements", [a(3, 4), rows, a(2, 4)], {"reduction": reduction}, fed=[1], label=f"{reduction}-fed")
         for reduction in REDUCTIONS
     ),
-    Case("ScatterElements", [a(2, 3, 2), ints(np.ones((2, 2, 2))), a(2, 2, 2)], {"axis": 1, "reduction": "mul"}, label="cube"),
+    Case(
+        "ScatterElements",
+        [a(2, 3, 2), ints(np.ones((2, 2, 2))), a(2, 2, 2)],
+        {"axis": 1, "reduction": "mul"},
+        label="cube",
+    ),
     Case("ScatterElements", [a(4), ints(1, 1, -1), a(3)], {"reduction": "max"}, label="vector"),
     Case("ScatterND", [a(3, 4), apart_points, a(3)]),
     Case("ScatterND", [a(3, 4), apart_points, a(3)], fed=[1], label="fed"),
@@ -106,7 +111,13 @@ SCATTER = [
         for reduction in REDUCTIONS
     ),
     *(
-        Case("ScatterND", [a(3, 2), ints([[0], [2], [0]]), a(3, 2)], {"reduction": reduction}, fed=[1], label=f"{reduction}-fed")
+        Case(
+            "ScatterND",
+            [a(3, 2), ints([[0], [2], [0]]), a(3, 2)],
+            {"reduction": reduction},
+            fed=[1],
+            label=f"{reduction}-fed",
+        )
         for reduction in REDUCTIONS
     ),
 ]
@@ -138,3 +149,25 @@ OTHERS = [
 @pytest.mark.parametrize("case", GATHER + SCATTER + OTHERS, ids=lambda case: case.name)
 def test_rule(case: Case) -> None:
     check_rule(case)
+
+
+SAMPLES = [
+    (Case("Gather", [a(2, 3, 4), ints([[1, 0]])], {"axis": 1}), [0, 2]),
+    (Case("Gather", [a(2, 3, 4), ints(1)], {"axis": -2}, label="scalar"), [0, 2]),
+    (Case("GatherElements", [a(2, 3, 4), ints(np.zeros((2, 2, 4)))], {"axis": 1}), [0, 2]),
+    (Case("GatherElements", [a(2, 3, 4), ints(np.zeros((1, 3, 4)))], {"axis": -1}, label="fewer"), [1]),
+    (Case("GatherND", [a(2, 3, 4, 5), ints([[[1], [0]], [[2], [2]]])], {"batch_dims": 1}), [0, 2, 3]),
+    (Case("GatherND", [a(3, 4, 5), ints([[1, 1], [0, 3]])], label="slices"), [2]),
+    (Case("ScatterElements", [a(2, 3, 2), ints(np.ones((2, 1, 2))), a(2, 1, 2)], {"axis": 1}), [0, 2]),
+    (Case("ScatterElements", [a(3, 3), ints(np.ones((2, 1))), a(2, 1)], {"axis": 1}, label="fewer"), []),
+    (Case("ScatterND", [a(3, 4, 2), ints([[1], [2]]), a(2, 4, 2)]), [1, 2]),
+    (Case("ScatterND", [a(3, 4, 2), ints([[1, 0]]), a(1, 2)], label="deeper"), [2]),
+    (Case("Compress", [a(2, 3), np.array([True, False, True])], {"axis": 1}), [0]),
+    (Case("Compress", [a(2, 3), np.array([True, False, True])], label="flattened"), []),
+    (Case("TopK", [a(2, 3), ints([2])], outputs=2), [0]),
+]
+
+
+@pytest.mark.parametrize(("case", "kept"), SAMPLES, ids=lambda v: v.name if isinstance(v, Case) else None)
+def test_samples(case: Case, kept: list[int]) -> None:
+    check_samples(case, kept)

@@ -12,7 +12,7 @@ from tests.expressions import check_expression
 from tests.harness import Case, Runner, make_model
 
 rng = np.random.default_rng(5)
-x = np.array([[0.7, -1.3, 0.4], [-2.1, -0.6, -0.3], [1.1, 0.2, -0.9]])
+x = np.array([[1.2, -1.3, 0.4], [-2.1, -1.6, -0.7], [0.9, 0.2, -0.9]])
 w = [float(v) for v in rng.normal(size=9)]
 vectors = rng.normal(size=(5, 3))
 
@@ -51,7 +51,14 @@ THREE = {
     "rho": [0.25, -0.1, 0.3],
     "classlabels_ints": [0, 1, 2],
 }
-LINEAR = {**KERNEL, "kernel_type": "LINEAR", "coefficients": w, "rho": [0.25], "classlabels_ints": [0, 1, 2], "outputs": 2}
+LINEAR = {
+    **KERNEL,
+    "kernel_type": "LINEAR",
+    "coefficients": w,
+    "rho": [0.25],
+    "classlabels_ints": [0, 1, 2],
+    "outputs": 2,
+}
 ALL = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO")
 # inside (0, 1), where "PROBIT" is defined, and at 1/2, where its textbook form has no derivative
 probit = {"coefficients": [0.05, 0.1, 0.02, -0.03, 0.1, 0.2], "intercepts": [0.5, 0.45], "post_transform": "PROBIT"}
@@ -61,8 +68,8 @@ CASES = [
     ml("Scaler", [x], "one-number", scale=[2.0], offset=[0.3]),
     ml("Scaler", [x], "no-effect", scale=[1.0], offset=[0.0]),
     ml("Scaler", [x[0]], "vector", scale=[2.0, 3.0, -0.5], offset=[1.0, 0.0, 0.3]),
-    *(ml("Normalizer", [x], norm, norm=norm) for norm in ("MAX", "L1", "L2")),
-    *(ml("Normalizer", [x[0]], f"{norm}-vector", norm=norm) for norm in ("MAX", "L1", "L2")),
+    *(ml("Normalizer", [3 * x], norm, norm=norm) for norm in ("MAX", "L1", "L2")),
+    *(ml("Normalizer", [3 * x[0]], f"{norm}-vector", norm=norm) for norm in ("MAX", "L1", "L2")),
     ml("Imputer", [x], imputed_value_floats=[7.0, 8.0, 9.0], replaced_value_float=-99.0),
     ml("FeatureVectorizer", [x, x[:, :2] * 2], inputdimensions=[3, 2], dynamic=False),
     ml("FeatureVectorizer", [x, x[:, :2] * 2], "cut-and-filled", inputdimensions=[2, 4], dynamic=False),
@@ -107,7 +114,10 @@ CASES = [
         for how in ("NONE", "LOGISTIC")
     ),
     ml("LinearClassifier", [x], "no-labels", coefficients=w[:3], intercepts=[0.5], outputs=2),
-    *(ml("SVMRegressor", [x], kernel, kernel_type=kernel, **REGRESSOR) for kernel in ("LINEAR", "POLY", "RBF", "SIGMOID")),
+    *(
+        ml("SVMRegressor", [x], kernel, kernel_type=kernel, **REGRESSOR)
+        for kernel in ("LINEAR", "POLY", "RBF", "SIGMOID")
+    ),
     ml("SVMRegressor", [x], "no-vectors", coefficients=w[:3], rho=[0.25], **KERNEL),
     ml("SVMRegressor", [x], "one-class", kernel_type="RBF", one_class=1, **REGRESSOR),
     *(ml("SVMClassifier", [x], how, post_transform=how, **LINEAR) for how in ALL),
@@ -120,3 +130,130 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_expression(case: Case) -> None:
     check_expression(case, values=1e-5)
+
+
+def points(op: str, at: np.ndarray, **attrs: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the outputs of an operator and of its Jacobian in float32."""
+    model = make_model(ml(op, [at], **attrs), np.float32)
+    plain = Runner(model, only_runtime=True)({"x0": at.astype(np.float32)})
+    of = [name for name, value in plain.items() if value.dtype == np.float32]
+    found = Runner(onnxgrad.jacobian(model, of=of), only_runtime=True)({"x0": at.astype(np.float32)})
+    return plain, {name: found[f"jac_{name}_x0"] for name in of}
+
+
+def test_imputer_passes_what_it_does_not_replace() -> None:
+    at = np.array([[1.0, np.nan], [np.nan, 2.0]])
+    plain, jacobian = points("Imputer", at, imputed_value_floats=[7.0, 8.0], replaced_value_float=float("nan"))
+    np.testing.assert_array_equal(plain["y0"], [[1, 8], [7, 2]])
+    np.testing.assert_array_equal(jacobian["y0"].reshape(4, 4), np.diag([1, 0, 0, 1]))
+    at = np.array([[1.0, -5.0]])
+    plain, jacobian = points("Imputer", at, imputed_value_floats=[7.0], replaced_value_float=-5.0)
+    np.testing.assert_array_equal(plain["y0"], [[1, 7]])
+    np.testing.assert_array_equal(jacobian["y0"].reshape(2, 2), np.diag([1, 0]))
+
+
+@pytest.mark.parametrize("norm", ["MAX", "L1", "L2"])
+def test_normalizer_leaves_zeros(norm: str) -> None:
+    """Where the norm is 0 the output is the input."""
+    plain, jacobian = points("Normalizer", np.zeros((1, 2)), norm=norm)
+    np.testing.assert_array_equal(plain["y0"], np.zeros((1, 2)))
+    np.testing.assert_array_equal(jacobian["y0"].reshape(2, 2), np.eye(2))
+
+
+def test_softmax_zero_at_zero() -> None:
+    """A score of 0 counts 0, not exp(0): ``y = (e^s, t) / (e^s + t)`` at t = 0, with derivative ``e^-s`` by t."""
+    attrs = {"coefficients": [1.0, 0.0, 0.0, 1.0], "targets": 2, "post_transform": "SOFTMAX_ZERO"}
+    plain, jacobian = points("LinearRegressor", np.array([[0.5, 0.0]]), **attrs)
+    np.testing.assert_allclose(plain["y0"], [[1, 0]])
+    np.testing.assert_allclose(jacobian["y0"].reshape(2, 2), np.exp(-0.5) * np.array([[0, -1], [0, 1]]), rtol=1e-6)
+
+
+def test_probit_near_one_half() -> None:
+    """Its textbook form is a root of 0 there; the derivative is ``√(2π)``, up to the approximation of the inverse."""
+    attrs = {"coefficients": [1.0, 0.0], "intercepts": [0.0, 0.3], "targets": 2, "post_transform": "PROBIT"}
+    values = np.array([[0.5], [0.5 + 1e-4], [0.5 - 0.049], [0.5 + 0.051]])
+    _, jacobian = points("LinearRegressor", values, **attrs)
+    slopes = jacobian["y0"][range(4), 0, range(4), 0]
+    np.testing.assert_allclose(slopes[:2], np.sqrt(2 * np.pi), rtol=1e-3)
+    step = 1e-3  # from onnxruntime itself only away from 1/2, where it cancels
+    above, below = (points("LinearRegressor", values[2:] + d, **attrs)[0]["y0"][:, 0] for d in (step, -step))
+    np.testing.assert_allclose(slopes[2:], (above - below) / (2 * step), rtol=2e-3)
+
+
+def test_far_from_the_origin() -> None:
+    """Distances to support vectors are taken without cancellation."""
+    attrs = {**REGRESSOR, "kernel_type": "RBF"}
+    shifted = {**attrs, "support_vectors": floats(vectors + 1000)}
+    _, near = points("SVMRegressor", x, **attrs)
+    _, far = points("SVMRegressor", x + 1000, **shifted)
+    np.testing.assert_allclose(far["y0"], near["y0"], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs"),
+    [
+        ("Binarizer", {"threshold": 0.1}),
+        ("OneHotEncoder", {"cats_int64s": [1, 2]}),
+        ("LabelEncoder", {"keys_floats": [1.0], "values_floats": [2.0]}),
+        (
+            "TreeEnsembleRegressor",
+            {
+                "nodes_treeids": [0, 0, 0],
+                "nodes_nodeids": [0, 1, 2],
+                "nodes_featureids": [0, 0, 0],
+                "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF"],
+                "nodes_values": [0.5, 0.0, 0.0],
+                "nodes_truenodeids": [1, 0, 0],
+                "nodes_falsenodeids": [2, 0, 0],
+                "target_treeids": [0, 0],
+                "target_nodeids": [1, 2],
+                "target_ids": [0, 0],
+                "target_weights": [1.0, 2.0],
+                "n_targets": 1,
+            },
+        ),
+    ],
+)
+def test_zero(op: str, attrs: dict[str, Any]) -> None:
+    with pytest.warns(onnxgrad.DisconnectedWarning, match=op):
+        _, jacobian = points(op, x, **attrs)
+    assert not jacobian["y0"].any()
+
+
+HOW = "runtimes differ in what post_transform"
+SINGLE = {"coefficients": w[:3], "intercepts": [0.5]}
+
+
+@pytest.mark.parametrize(
+    ("case", "match"),
+    [
+        *((ml("LinearRegressor", [x], post_transform=how, **SINGLE), HOW) for how in ALL[1:]),
+        *(
+            (ml("LinearClassifier", [x], post_transform=how, outputs=2, classlabels_ints=[0, 1], **SINGLE), HOW)
+            for how in ("SOFTMAX", "SOFTMAX_ZERO", "PROBIT")
+        ),
+        (ml("LinearClassifier", [x], post_transform="LOGISTIC", outputs=2, **SINGLE), HOW),
+        (ml("SVMRegressor", [x], post_transform="LOGISTIC", **REGRESSOR), HOW),
+        *((ml("SVMClassifier", [x], post_transform=how, **TWO), HOW) for how in ("SOFTMAX", "SOFTMAX_ZERO", "PROBIT")),
+        (ml("SVMClassifier", [x], prob_a=[-1.0], prob_b=[0.1], **TWO), "stops early"),
+        (ml("Scaler", [x.reshape(1, 3, 3)], scale=[1.0, 2.0, 3.0], offset=[0.0, 0.0, 0.0]), "rank 3"),
+        (ml("Normalizer", [x.reshape(1, 3, 3)], norm="L1"), "rank 3"),
+        (ml("LinearRegressor", [x.reshape(1, 3, 3)], **SINGLE), "rank 3"),
+    ],
+    ids=lambda value: value.op + "-" + value.attrs.get("post_transform", "") if isinstance(value, Case) else "",
+)
+def test_refusal(case: Case, match: str) -> None:
+    with pytest.raises(onnxgrad.NotDifferentiableError, match=match):
+        onnxgrad.vjp(make_model(case, np.float32), of=f"y{case.outputs - 1}", wrt="x0")
+
+
+def test_unknown_number_of_features() -> None:
+    case = ml("FeatureVectorizer", [x, x], inputdimensions=[3, 2])
+    with pytest.raises(onnxgrad.NotDifferentiableError, match="number of columns"):
+        onnxgrad.vjp(make_model(case, np.float32, dynamic=True))
+
+
+def test_a_vector_is_one_sample() -> None:
+    model = make_model(ml("LinearRegressor", [x[0]], **SINGLE), np.float32, dynamic=True)
+    with pytest.raises(onnxgrad.MixedSamplesError, match="single sample"):
+        onnxgrad.jacobian(model, batched=True)

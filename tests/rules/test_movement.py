@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.harness import Case, check_rule
+from tests.harness import Case, Runner, check_rule, check_samples, close, make_model
 
 rng = np.random.default_rng(8)
 
@@ -181,3 +181,35 @@ RANGE = [
 )
 def test_rule(case: Case) -> None:
     check_rule(case)
+
+
+SAMPLES = [
+    (Case("Transpose", [a(2, 3, 4)], {"perm": [2, 0, 1]}), [0, 1, 2]),
+    (Case("Expand", [a(2, 3), ints(2, 1, 1)]), [0, 1]),
+    (Case("Expand", [a(2, 1), ints(1, 3)], label="wider"), [0]),
+    (Case("Concat", [a(2, 3, 4), a(2, 1, 4)], {"axis": -2}), [0, 2]),
+    (Case("Split", [a(2, 4, 3)], {"axis": 1, "num_outputs": 2}, outputs=2), [0, 2]),
+    (sliced("part", a(3, 4), [0], [FAR], [1], [2]), [0]),
+    (sliced("whole", a(3, 4), [0, 1], [FAR, FAR], [0, 1], [1, 1]), [0]),
+    (sliced("reversed", a(3, 4), [-1], [-FAR], [0], [-1]), [1]),
+    (sliced("axes-fed", a(3, 4), [0], [2], [0], fed=[3]), []),
+    (sliced("steps-fed", a(3, 4), [0], [2], [0], [1], fed=[4]), []),
+    (Case("Trilu", [a(2, 3, 4)]), [0]),
+    (Case("Tile", [a(2, 3, 1), ints(2, 1, 3)]), [1]),
+    (Case("Tile", [a(2, 3), ints(1, 1)], fed=[1], label="fed"), []),
+    (padded("samples", a(2, 3, 4), [0, 0, 1, 0, 0, 1], None, 0.3, fixed=[2]), [0, 1]),
+    (padded("samples-axes", a(2, 3, 4), [1, 2], [-2]), [0, 2]),
+    (padded("samples-shifted", a(2, 3), [1, 0, -1, 0]), [1]),
+    (padded("samples-fed", a(2, 3, 4), [1, 2], [-2], fed=[1]), [0, 2]),
+    (padded("samples-axes-fed", a(2, 3), [1, 2], [-2], fed=[3]), []),
+    (Case("DepthToSpace", [a(2, 8, 2, 3)], {"blocksize": 2}), [0]),
+    (Case("SpaceToDepth", [a(2, 1, 4, 2)], {"blocksize": 2}), [0]),
+    (Case("ReverseSequence", [a(4, 3, 2), ints(4, 1, 3)], {"time_axis": 0, "batch_axis": 1}), [1, 2]),
+    (Case("CenterCropPad", [a(2, 3, 4), ints(3, 5)], {"axes": [1, 2]}), [0, 1]),
+    (Case("Col2Im", [a(2, 4, 4), ints(3, 3), ints(2, 2)]), [0]),
+]
+
+
+@pytest.mark.parametrize(("case", "kept"), SAMPLES, ids=lambda v: v.name if isinstance(v, Case) else None)
+def test_samples(case: Case, kept: list[int]) -> None:
+    check_samples(case, kept)

@@ -52,8 +52,11 @@ zeros = np.array([[0.0, 1.3, -0.7, 2.1], [0.4, 0.0, 0.0, 1.2], [0.0, 0.0, 0.0, 0
 
 CASES = [
     *(case for op, point in POINTS.items() for case in reductions(op, point)),
+    *(Case(op, [POINTS[op], axes(1)], opset=28, label="28") for op in ("ReduceLogSum", "ReduceLogSumExp")),
     *(Case(op, [x[:, :0], axes(1)], label="of-nothing") for op in "ReduceSum ReduceProd ReduceSumSquare".split()),
     Case("ReduceProd", [zeros, axes(1)], label="zeros"),
+    Case("ReduceProd", [np.cos(0.1 * np.arange(140.0)).reshape(2, 70, 1), axes(1)], label="long"),
+    Case("ReduceProd", [np.ones((1, 70)) - np.eye(70)[:1] - np.eye(70)[40:41], axes(1)], label="long-zeros"),
     Case("ReduceProd", [zeros, axes(0, 1)], {"keepdims": 0}, label="many-zeros"),
     Case("ReduceProd", [zeros, axes(1)], fed=[1], label="zeros-fed"),
     Case("ReduceProd", [zeros[1:], axes(1, 0)], {"keepdims": 0}, fed=[1], label="zeros-two-fed"),
@@ -71,7 +74,8 @@ CASES = [
     *(Case(op, [x[:, :, :0], np.array(1)], opset=26, label="nothing") for op in ("CumSum", "CumProd")),
     *(Case(op, [x[:, :0], np.array(1)], opset=26, label="of-nothing") for op in ("CumSum", "CumProd")),
     Case("CumSum", [x.reshape(2, 1, 3, 2, 2), np.array(-3, np.int32)], label="rank-5"),
-    Case("CumSum", [small, np.array(1, np.int32)], fed=[1], label="int32-fed"),
+    *(Case(op, [small, np.array(1, np.int32)], opset=26, label="int32") for op in ("CumSum", "CumProd")),
+    *(Case(op, [small, np.array(1, np.int32)], fed=[1], opset=26, label="int32-fed") for op in ("CumSum", "CumProd")),
     *(
         Case("CumProd", [zeros[:2], np.array(1)], {"exclusive": e, "reverse": r}, opset=26, label=f"zeros-{e}{r}")
         for e in (0, 1)
