@@ -81,7 +81,10 @@ class Augmentation:
                     f"(its inputs: {', '.join(map(_describe, inputs)) or 'none'}); name a tensor in `wrt`"
                 )
             return floats
-        return [self._tensor(name) for name in _names(names)]
+        named = [self._tensor(name) for name in _names(names)]
+        for x in named:
+            x.is_variable = True
+        return named
 
     def _seeds(self) -> set[str]:
         return {r.seed for r in self._records if r.seed}

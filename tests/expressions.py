@@ -31,10 +31,8 @@ def expression_model(model: onnx.ModelProto) -> onnx.ModelProto:
     with op.unshared():
         found = rule.expression(op, view)
     outputs = []
-    for i, tensor in enumerate(found if isinstance(found, Sequence) else [found]):
-        if tensor is not None:
-            y = view.outputs[i]
-            assert y is not None
+    for i, (tensor, y) in enumerate(zip(found if isinstance(found, Sequence) else [found], view.outputs, strict=False)):
+        if tensor is not None and y is not None and node.outputs[i].name:
             assert tensor.dtype == y.dtype
             assert tensor.rank == y.rank
             value = op.named_identity(tensor)
@@ -43,43 +41,90 @@ def expression_model(model: onnx.ModelProto) -> onnx.ModelProto:
             outputs.append(value)
     working.graph.outputs[:] = outputs
     op.finish(outputs)
-    working.graph.remove(node)
     return to_proto(working)
 
 
-def check_expression(case: Case, *, values: float = 2e-6, derivatives: float = 1e-4) -> None:
+def with_names(model: onnx.ModelProto, sizes: Sequence[int]) -> onnx.ModelProto:
+    """Return the model with the given sizes of its inputs replaced by names, the same for the same size."""
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    for value in named.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value in sizes:
+                dim.dim_param = f"size_{dim.dim_value}"
+    for value in named.graph.output:
+        value.ClearField("type")
+    return named
+
+
+def without_outputs(model: onnx.ModelProto, absent: Sequence[int]) -> onnx.ModelProto:
+    """Return the model with some optional outputs of its node left out."""
+    smaller = onnx.ModelProto()
+    smaller.CopyFrom(model)
+    (node,) = smaller.graph.node
+    for i in absent:
+        node.output[i] = ""
+    kept = [value for value in model.graph.output if int(value.name[1:]) not in absent]
+    del smaller.graph.output[:]
+    smaller.graph.output.extend(kept)
+    return smaller
+
+
+def check_expression(
+    case: Case,
+    *,
+    values: float = 2e-6,
+    derivatives: float = 1e-4,
+    names: Sequence[int] | None = None,
+    absent: Sequence[int] = (),
+) -> None:
     """Hold an expression to the node that it stands for, in float32 in onnxruntime, with fixed and with symbolic sizes.
 
     Its values are those of the node; the VJP agrees with differences of the node, and the JVP and several seeds at once
     with the VJP.
+
+    Args:
+        case: the node and the point.
+        values: tolerance of the values.
+        derivatives: tolerance of the derivatives against differences.
+        names: the sizes that become symbolic (None: all).
+        absent: positions of optional outputs to leave out.
     """
     rng = np.random.default_rng(0)
     feeds = {
-        f"x{i}": a.astype(np.float32)
+        f"x{i}": a.astype(np.float32) if a.dtype == np.float64 else a
         for i, a in enumerate(case.inputs)
-        if a is not None and a.dtype == np.float64 and i not in case.fixed
+        if a is not None and (i in case.fed or (a.dtype == np.float64 and i not in case.fixed))
     }
     for dynamic in (False, True) if case.dynamic else (False,):
-        model = make_model(case, np.float32, dynamic=dynamic)
+        model = without_outputs(make_model(case, np.float32, dynamic=dynamic and names is None), absent)
+        if dynamic and names is not None:
+            model = with_names(model, names)
         plain = Runner(model, only_runtime=True)
         primal = plain(feeds)
         for name, value in Runner(expression_model(model), only_runtime=True)(feeds).items():
             close(value, primal[name], values, f"{name} of the expression")
         of = [y for y in primal if primal[y].dtype == np.float32 and (case.of is None or int(y[1:]) in case.of)]
-        _check_derivatives(model, feeds, of, derivatives, rng)
+        check_derivatives(model, feeds, of, derivatives, rng)
 
 
-def _check_derivatives(
+def check_derivatives(
     model: onnx.ModelProto, feeds: dict[str, np.ndarray], of: list[str], tolerance: float, rng: np.random.Generator
 ) -> None:
+    """Hold the derivatives of a model of one node to differences, in float32 in onnxruntime."""
     plain = Runner(model, only_runtime=True)
-    wrt = list(feeds)
+    wrt = [x for x, value in feeds.items() if value.dtype == np.float32]
 
     def normal(shape: tuple[int, ...]) -> np.ndarray:
         return rng.normal(size=shape).astype(np.float32)
 
+    def direction(shape: tuple[int, ...]) -> np.ndarray:
+        """A step along it is small in norm, so that differences are right however many elements there are."""
+        t = normal(shape)
+        return t / np.float32(max(1.0, np.linalg.norm(t) / 2))
+
     cts = {y: normal(value.shape) for y, value in plain(feeds).items() if y in of}
-    tangents = {x: normal(value.shape) for x, value in feeds.items()}
+    tangents = {x: direction(feeds[x].shape) for x in wrt}
     seeds = {f"adj_{y}": np.stack([ct, -2 * ct]) for y, ct in cts.items()}
     back = Runner(onnxgrad.vjp(model, of, wrt, seeds="s"), only_runtime=True)({**feeds, **seeds})
     adjoints = {x: back[f"adj_{x}"][0] for x in wrt}

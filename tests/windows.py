@@ -1,8 +1,8 @@
 """Convolution and pooling in float64 for the tests, straight from the definitions in the ONNX standard.
 
-onnxruntime has no kernels of them in float64, and those of ONNX's reference are wrong in places: grouped `ConvTranspose`,
-`AveragePool` and `LpPool` where padding or `ceil_mode` cut windows short, `GlobalMaxPool` in one dimension; and there is no
-`GlobalLpPool`. That these here are right is tested against onnxruntime in float32 (`tests/rules/test_convolution.py`, `tests/rules/test_pooling.py`).
+onnxruntime has no kernels of them in float64, and those of ONNX's reference are wrong in places: grouped
+`ConvTranspose`, `AveragePool` and `LpPool` where padding or `ceil_mode` cut windows short, `GlobalMaxPool` in one
+dimension; and there is no `GlobalLpPool`. The tests of the rules hold what is here to onnxruntime in float32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ Ints = Sequence[int] | None
 
 
 def geometry(
-    size: Sequence[int], kernel: Sequence[int], strides: Ints, dilations: Ints, pads: Ints, auto_pad: str | None, ceil: bool
+    size: Sequence[int],
+    kernel: Sequence[int],
+    strides: Ints,
+    dilations: Ints,
+    pads: Ints,
+    auto_pad: str | None,
+    ceil: bool,
 ) -> list[dict[str, Any]]:
     """Return, for each spatial axis, the elements of each window (positions in the input, which may lie outside it)."""
     n = len(size)
@@ -100,7 +106,9 @@ class ConvTranspose(OpRun):
             target, before = [full[a] - pads[a] - pads[a + n] for a in range(n)], pads[:n]
         images = x.reshape(x.shape[0], group, x.shape[1] // group, *size)
         kernels = w.reshape(group, w.shape[0] // group, *w.shape[1:])
-        whole = np.zeros((x.shape[0], group, w.shape[1], *(max(f, t + p) for f, t, p in zip(full, target, before, strict=True))))
+        whole = np.zeros(
+            (x.shape[0], group, w.shape[1], *(max(f, t + p) for f, t, p in zip(full, target, before, strict=True)))
+        )
         for k in itertools.product(*map(range, kernel)):
             part = np.einsum("ngc...,gco->ngo...", images, kernels[(..., *k)])
             where = (slice(d[a] * k[a], d[a] * k[a] + s[a] * (size[a] - 1) + 1, s[a]) for a in range(n))
@@ -114,7 +122,8 @@ class AveragePool(OpRun):
     op_domain = ""
 
     def _run(
-        self, x, auto_pad=None, ceil_mode=0, count_include_pad=0, dilations=None, kernel_shape=None, pads=None, strides=None
+        self, x, auto_pad=None, ceil_mode=0, count_include_pad=0, dilations=None, kernel_shape=None, pads=None,
+        strides=None,
     ):  # fmt: skip
         axes = geometry(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, bool(ceil_mode))
         n = len(axes)

@@ -79,12 +79,12 @@ def _noise(line: Line, precision: str) -> Vector:
     """Return how much each number jitters: its fourth differences at a tiny spacing, by the size that jitter has in them.
 
     The fourth difference of independent noise has 70 times its variance. (Moré & Wild, *Estimating computational noise*,
-    2011.) The result is three standard deviations.
+    2011.)
     """
     values = np.array([line(i * _SPACING[precision]) for i in range(-3, 4)])
     with np.errstate(all="ignore"):
         fourth = np.diff(values, n=4, axis=0)
-        noise = 3 * np.sqrt(np.mean(fourth**2, axis=0) / 70)
+        noise = np.sqrt(np.mean(fourth**2, axis=0) / 70)
     return np.where(np.isfinite(noise), noise, 0.0)
 
 

@@ -17,6 +17,9 @@ from onnxgrad.model.write import write_all_or_nothing
 
 Array = np.ndarray[Any, Any]
 
+#: Rows of a table that are turned into text at once.
+_ROWS = 4096
+
 
 def read_feeds(path: str, ports: Sequence[Port], partial: bool = False) -> dict[str, Array]:
     """Return what a file feeds to inputs, by name; with `partial`, an ``.npz`` file need not have all of them.
@@ -62,12 +65,14 @@ def write_results(path: str, results: Mapping[str, Array], per_row: Mapping[str,
         with write_all_or_nothing(path) as temporary:
             np.savez_compressed(temporary, **dict(results))  # type: ignore[arg-type]
         return
-    check_rows(path, per_row)
+    rows = max((len(array) for array in results.values() if array.ndim), default=0)
+    check_rows(path, {name: per_row[name] and array.shape[:1] == (rows,) for name, array in results.items()})
     with write_all_or_nothing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([name for key, array in results.items() for name in _element_names(key, array.shape[1:])])
-        columns = [array.reshape(len(array), math.prod(array.shape[1:])).astype(str) for array in results.values()]
-        writer.writerows(np.concatenate(columns, axis=1) if columns else [])
+        tables = [array.reshape(len(array), math.prod(array.shape[1:])) for array in results.values()]
+        for start in range(0, rows, _ROWS):
+            writer.writerows(np.concatenate([t[start : start + _ROWS].astype(str) for t in tables], axis=1))
 
 
 def check_target(path: str) -> str:

@@ -66,7 +66,8 @@ IndexOption = Annotated[
 BatchedOption = Annotated[
     bool | None,
     typer.Option(
-        "--batched/--full", help="Derivatives per sample, or in full; by default per sample where axis 0 is open."
+        "--batched/--full",
+        help="Derivatives per sample, or in full (batched=False); by default per sample where axis 0 is open.",
     ),
 ]
 ModeOption = Annotated[Mode, typer.Option("--mode", help="How Jacobians are computed; auto: the fewest operations.")]

@@ -252,6 +252,7 @@ class Builder:
             self.model.graph.register_initializer(initializer)
             known = self._register(initializer, (tensor.dtype, array.shape))
             assert known is not None
+            known.is_literal = True
             self._constants[key] = known
         if plain is not None:
             self._constants[plain] = known
@@ -497,6 +498,8 @@ class Builder:
     def retype(self, x: Tensor, shape: Sequence[Dim]) -> None:
         """State the shape of a tensor where the caller knows it better than inference does."""
         x.shape = tuple(shape)
+        if x._value is not None and not x._value.is_graph_input():
+            x._value.shape = ir.Shape(x.shape)
 
     @contextlib.contextmanager
     def unshared(self) -> Iterator[None]:

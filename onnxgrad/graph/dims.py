@@ -168,7 +168,8 @@ def _fold(
 
 
 def _poly_add(a: _Poly, b: _Poly) -> _Poly:
-    return {atoms: a.get(atoms, 0) + b.get(atoms, 0) for atoms in (*a, *(k for k in b if k not in a))}
+    total = {atoms: a.get(atoms, 0) + b.get(atoms, 0) for atoms in (*a, *(k for k in b if k not in a))}
+    return {atoms: c for atoms, c in total.items() if c}
 
 
 def _poly_mul(a: _Poly, b: _Poly) -> _Poly:
@@ -177,7 +178,7 @@ def _poly_mul(a: _Poly, b: _Poly) -> _Poly:
         for y, d in b.items():
             atoms = tuple(sorted(x + y))
             result[atoms] = result.get(atoms, 0) + c * d
-    return result
+    return {atoms: c for atoms, c in result.items() if c}
 
 
 def _poly_floordiv(a: _Poly, b: int) -> _Poly:
@@ -186,7 +187,7 @@ def _poly_floordiv(a: _Poly, b: int) -> _Poly:
     for atoms, coefficient in a.items():
         whole[atoms], rest[atoms] = divmod(coefficient, b)
     remainder = _spell(rest)
-    return whole if isinstance(remainder, int) else _poly_add(whole, {(f"(({remainder})//{b})",): 1})
+    return _poly_add(whole, {} if isinstance(remainder, int) else {(f"(({remainder})//{b})",): 1})
 
 
 def _spell(poly: _Poly) -> Dim:

@@ -55,7 +55,7 @@ def infer_types(
     if node.domain == "" and node.op_type in _LIKE_FIRST_INPUT and inputs[0] is not None:
         return [(inputs[0].dtype, inputs[0].shape)]
     called = any((f.domain, f.name) == (node.domain, node.op_type) for f in functions)
-    own = None if called else foreign.TYPES.get(f"{node.domain}::{node.op_type}")
+    own = None if called else _OWN.get(f"{node.domain}::{node.op_type}")
     if own is not None:
         return [*own(attrs, inputs), *[None] * len(node.outputs)][: len(node.outputs)]
     try:
@@ -342,9 +342,10 @@ def _pad(_: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...] | No
 
 
 def _split(attrs: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...]:
-    """Parts whose sizes are not known before run time."""
-    x = _shape(inputs)
-    return tuple(None if i == attrs.get("axis", 0) % len(x) else d for i, d in enumerate(x))
+    """Equal parts, where the number divides the size; else their sizes are not known before run time."""
+    x, parts = _shape(inputs), attrs.get("num_outputs")
+    part = [None if parts is None else dim_div(d, parts) for d in x]
+    return tuple(part[i] if i == attrs.get("axis", 0) % len(x) else d for i, d in enumerate(x))
 
 
 def _center_crop_pad(attrs: Attrs, inputs: Inputs, found: object) -> tuple[Dim | None, ...]:
@@ -498,6 +499,16 @@ SHAPES: dict[str, ShapeFormula] = {
     "DepthToSpace": _blocks,
     "SpaceToDepth": _unblocks,
 }
+
+
+
+def _fused_window(attrs: Attrs, inputs: Inputs) -> list[Type | None]:
+    """A convolution with more inputs than its own."""
+    x, weight = inputs[0], inputs[1]
+    return [None if x is None else (x.dtype, _window(attrs, (x, weight), None))]
+
+
+_OWN: dict[str, foreign.Formula] = {**foreign.TYPES, "com.microsoft::FusedConv": _fused_window}
 
 
 # --- elements of small integer tensors -----------------------------------------------------------

@@ -316,9 +316,24 @@ def reshape(op: Builder, x: Tensor, shape: Shape) -> Tensor | None:
         before = op.tensor(node.inputs[0])
         return None if before is None else op.reshape(before, shape)
     const = x.const
-    if const is not None and all(isinstance(d, int) for d in shape):
+    if const is not None and (x.is_literal or not x.is_float) and all(isinstance(d, int) for d in shape):
         return op.constant(np.reshape(const, shape), x.dtype)
     return None
+
+
+def pad_all_axes(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor | None:
+    """A `Pad` of some axes is one of all, most of them by 0.
+
+    The optimizer of onnxruntime (1.32) moves a `Transpose` through a `Pad` as if the input `axes` were not there.
+    """
+    x, pads, value, axes = (*operands, None, None)[:4]
+    if x is None or pads is None or axes is None or axes.ints is None or pads.content is None:
+        return None
+    amounts: list[Dim] = [0] * (2 * x.rank)
+    for i, axis in enumerate(axes.ints):
+        amounts[axis % x.rank] = pads.content[i]
+        amounts[axis % x.rank + x.rank] = pads.content[i + len(axes.ints)]
+    return op.Pad(x, op.ints(amounts), value, **attrs)
 
 
 def _emitted(op: Builder, x: Tensor, op_type: str) -> Any:
@@ -355,6 +370,7 @@ REWRITES: dict[str, tuple[Rewrite, ...]] = {
     "Einsum": (einsum_spread,),
     "Transpose": (transpose_spread, transpose_transpose),
     "Reshape": (reshape_known,),
+    "Pad": (pad_all_axes,),
     "ReduceSum": (sum_spread,),
     "ReduceMean": (mean_spread,),
     "Expand": (expand_spread,),

@@ -31,9 +31,15 @@ class Tensor:
         content: of a small integer or boolean tensor, its elements in row-major order where they are known, possibly
             symbolic (`Shape` of a tensor is such a one), else None.
         is_identity: its first and last axis form an identity matrix; all axes in between have size 1.
+        is_literal: it is a constant of the builder's own, which nobody can differentiate by.
+        is_variable: it is differentiated by. The elements of an initializer are then not to be relied on: what is
+            computed from them now does not depend on them later, when it is differentiated again.
     """
 
-    __slots__ = ("_const", "_make", "_value", "content", "dtype", "is_identity", "op", "shape", "spread")
+    __slots__ = (
+        "_const", "_make", "_value", "content", "dtype", "is_identity", "is_literal", "is_variable", "op", "shape",
+        "spread",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -49,6 +55,8 @@ class Tensor:
         self.spread: Tensor | None = None
         self.content: tuple[Dim, ...] | None = None
         self.is_identity = False
+        self.is_literal = False
+        self.is_variable = False
         self._value = value
         self._make = make
         self._const: np.ndarray | None = None
@@ -74,6 +82,8 @@ class Tensor:
     @property
     def const(self) -> np.ndarray | None:
         """The elements where they are constant and few (at most `SMALL`), else None."""
+        if self.is_variable:
+            return None
         if self._const is None and self._value is not None:
             tensor = self._value.const_value if self._value.is_initializer() else None
             if tensor is not None and tensor.size <= SMALL and tensor.dtype != ir.DataType.STRING:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnxgrad.errors import ModelReadError, RunError, level_outside
-from onnxgrad.importers.sklearn_target import converters
+from onnxgrad.importers.sklearn_converters import converters
 from onnxgrad.runtime.function import load
 from onnxgrad.runtime.sources import Imported
 
@@ -133,16 +133,21 @@ def _check_agreement(imported: Imported, estimator: Any, rows: Any) -> None:
             break
     else:
         return
-    comparable = expected.dtype.kind in "fiu" and found.dtype.kind in "fiu" and expected.size == found.size > 0
-    if not comparable:
+    if expected.dtype.kind not in "fiu" or found.dtype.kind not in "fiu" or not len(expected):
         return
-    expected, found = (array.reshape(len(rows), -1).astype(np.float64) for array in (expected, found))
+    name = type(estimator).__name__
+    expected, found = (array.reshape(len(array), -1).astype(np.float64) for array in (expected, found))
+    if expected.shape != found.shape:
+        raise ModelReadError(
+            f"skl2onnx makes a model of this {name} that gives {found.shape[1:]} numbers for each of {len(found)} rows, "
+            f"and `{method}` gives {expected.shape[1:]} for each of {len(expected)}; report it to skl2onnx"
+        )
     near = np.isclose(found, expected, rtol=1e-3, atol=1e-3 * float(np.nanmax(np.abs(expected))), equal_nan=True)
     if near.all(axis=1).mean() < _AGREEING:
         worst = np.nanmax(np.abs(found - expected))
         raise ModelReadError(
-            f"skl2onnx makes a model of this {type(estimator).__name__} that computes something else: on the sample it "
-            f"is off by up to {worst:.3g} from `{method}`; replace the step that is at fault, or report it to skl2onnx"
+            f"skl2onnx makes a model of this {name} that computes something else: on the sample it is "
+            f"off by up to {worst:.3g} from `{method}`; replace the step that is at fault, or report it to skl2onnx"
         )
 
 

@@ -178,7 +178,8 @@ def serialize(model: ir.Model) -> onnx.ModelProto:
             if with_map is not None:
                 info.type.CopyFrom(with_map)
             elif value.type is None and declared is not None and declared.type is not None:
-                stand_in = ir.Value(name=value.name, type=declared.type, shape=value.shape or declared.shape)
+                shape = declared.shape if value.shape is None else value.shape
+                stand_in = ir.Value(name=value.name, type=declared.type, shape=shape)
                 info.type.CopyFrom(ir.serde.serialize_value(stand_in).type)
     return proto
 

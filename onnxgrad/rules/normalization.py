@@ -32,8 +32,23 @@ def _axis(node: Node) -> list[int]:
 
 @vjp("Softmax", versions=(13,), follow=samples.along(samples.axis_attribute))
 def softmax(op: Builder, node: Node, ct: Tensor) -> Tensor:
-    """``x̄ = y · (ȳ - Σ ȳ y)``."""
-    return node.y * (ct - op.sum(ct * node.y, _axis(node)))
+    """``x̄ = y · (ȳ - Σ ȳ y)``.
+
+    A row of attention that is masked altogether is NaN here, and a `Where` behind puts 0 in its place; then ȳ is 0, and y
+    must not turn it into NaN.
+    """
+    y = node.y
+    if _chosen_from(node.ir.outputs[0]):
+        y = op.Where(op.IsNaN(y), 0, y)
+    return y * (ct - op.sum(ct * y, _axis(node)))
+
+
+def _chosen_from(value: ir.Value) -> bool:
+    """Whether a `Where` chooses between a value and something else."""
+    return any(
+        node.op_type == "Where" or (node.op_type in ("Cast", "Identity") and _chosen_from(node.outputs[0]))
+        for node in value.consumers()
+    )
 
 
 @vjp("LogSoftmax", versions=(13,), follow=samples.along(samples.axis_attribute))

@@ -17,7 +17,11 @@ from onnxgrad.rules import samples
 from onnxgrad.rules.registry import vjp
 from onnxgrad.rules.samples import Mixed, Samples
 from onnxgrad.rules.scatter import scatter_add, seeds_of
-from onnxgrad.rules.windows import Windows, folded, is_same, overlay, surplus, windows_of
+from onnxgrad.rules.windows import Windows, folded, is_same, overlay, windows_of
+
+#: Samples stay apart on the axes of batch and channels.
+_FOLLOW = samples.along(lambda node: range(2, node.x.rank))
+
 
 def _windows(op: Builder, node: Node) -> Windows:
     """Return the windows of a pooling node.
@@ -30,16 +34,18 @@ def _windows(op: Builder, node: Node) -> Windows:
     if is_same(node):
         if any(d != 1 for d in w.dilations):
             raise Refusal("runtimes differ in what `auto_pad` means for dilated windows", "give the node explicit pads")
-        short = zip(surplus(node, w), kernel, w.strides, strict=True)
-        if any(total < 0 if isinstance(total, int) else k < s for total, k, s in short):
-            raise Refusal("runtimes differ in what `auto_pad` means for windows with gaps", "give the node explicit pads")
+        axes = zip(w.excess, kernel, w.strides, strict=True)
+        if any(excess < 0 if isinstance(excess, int) else k < s for excess, k, s in axes):
+            raise Refusal(
+                "runtimes differ in what `auto_pad` means for windows with gaps", "give the node explicit pads"
+            )
     return w
 
 
 # --- the largest element --------------------------------------------------------------------------
 
 
-@vjp("MaxPool", versions=(12, 22), follow=samples.first_axis)
+@vjp("MaxPool", versions=(12, 22), follow=_FOLLOW)
 def max_pool(op: Builder, node: Node, ct: Tensor, index_ct: None = None) -> Tensor:
     """The cotangent of each window goes to its largest element, the first of them where there are several.
 
@@ -57,7 +63,7 @@ def max_pool(op: Builder, node: Node, ct: Tensor, index_ct: None = None) -> Tens
     return op.reshape(flat, (*seeds, *x.shape))
 
 
-@vjp("GlobalMaxPool", versions=(1, 22), follow=samples.first_axis)
+@vjp("GlobalMaxPool", versions=(1, 22), follow=_FOLLOW)
 def global_max_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
     """The cotangent goes to the largest element of each channel, the first of them where there are several."""
     x, many = node.x, size_of(node.x.shape[2:])
@@ -66,7 +72,7 @@ def global_max_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
 
 
 def _unpooled(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samples | None]:
-    """Follow `MaxUnpool`: positions are those of the whole batch, so it must be known that they come from pooling one like it."""
+    """Follow `MaxUnpool`: its indices count through the batch, so they must come from pooling one of this shape."""
     index = node.inputs[1]
     assert index is not None
     producer = index.value.producer()
@@ -86,7 +92,7 @@ _DIGIT = 4096
 def max_unpool(op: Builder, node: Node, ct: Tensor) -> Tensor:
     """Each element comes back from where it went; where several went to one place, the one that stayed.
 
-    Which element is where is found by unpooling their numbers, so it does not matter how a runtime reads `output_shape`.
+    Which element is where is found by unpooling their numbers, however a runtime reads `output_shape`.
     """
     x, many = node.x, size_of(node.x.shape)
     attributes = {name: node.attr(name) for name in node.ir.attributes}
@@ -110,7 +116,7 @@ def max_unpool(op: Builder, node: Node, ct: Tensor) -> Tensor:
 
 
 def _hand_out(op: Builder, ct: Tensor, w: Windows) -> Tensor:
-    """The adjoint of summing each window, ``(…, *count)`` to ``(…, *size)``: a convolution with ones, of single channels."""
+    """The adjoint of summing each window, ``(…, *count)`` to ``(…, *size)``: one channel is convolved with ones."""
     if w.kernel == w.size and all(m == 1 for m in w.count) and not _is_padded(w):
         return ct  # spread by the driver
     ones = op.constant(np.ones((1, 1, *w.kernel)), ct.dtype)
@@ -128,7 +134,7 @@ def _is_padded(w: Windows) -> bool:
 
 
 def _elements(op: Builder, w: Windows, padded: bool) -> Sequence[Tensor]:
-    """Return for each axis how many elements each window has along it, shaped so that it broadcasts over ``(…, *count)``.
+    """Return for each axis how many elements each window has along it, shaped to broadcast over ``(…, *count)``.
 
     Padding counts if `padded` is set; what lies behind it (a last window cut short by `ceil_mode`) never does.
     """
@@ -147,7 +153,7 @@ def _elements(op: Builder, w: Windows, padded: bool) -> Sequence[Tensor]:
     return result
 
 
-@vjp("AveragePool", versions=(11, 19, 22), follow=samples.first_axis)
+@vjp("AveragePool", versions=(11, 19, 22), follow=_FOLLOW)
 def average_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
     """The elements of each window get equal shares of its cotangent."""
     w, padded = _windows(op, node), bool(node.attr("count_include_pad"))
@@ -159,13 +165,13 @@ def average_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
     return _hand_out(op, ct, w)
 
 
-@vjp("GlobalAveragePool", versions=(1, 22), follow=samples.first_axis)
+@vjp("GlobalAveragePool", versions=(1, 22), follow=_FOLLOW)
 def global_average_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
     """The elements of each channel get equal shares of its cotangent."""
     return ct * op.one_over(size_of(node.x.shape[2:]), ct.dtype)
 
 
-@vjp("LpPool", versions=(18, 22), follow=samples.first_axis)
+@vjp("LpPool", versions=(18, 22), follow=_FOLLOW)
 def lp_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
     """``y = (Σ |x|^p)^(1/p)``: ``x̄ = sign(x) |x|^(p-1) Σ ȳ y^(1-p)``, summed over the windows of x; 0 where y is 0."""
     x, y, p = node.x, node.y, node.attr("p")
@@ -177,7 +183,7 @@ def lp_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
     return power * _hand_out(op, share, _windows(op, node))
 
 
-@vjp("GlobalLpPool", versions=(2, 22), follow=samples.first_axis)
+@vjp("GlobalLpPool", versions=(2, 22), follow=_FOLLOW)
 def global_lp_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
     """``y = (Σ |x|^p)^(1/p)``: ``x̄ = ȳ sign(x) |x/y|^(p-1)``; 0 where y is 0."""
     x, y, p = node.x, node.y, node.attr("p")

@@ -53,9 +53,14 @@ def moved_back(op: Builder, node: Node, ct: Tensor, others: Sequence[Tensor | No
     return op.reshape(flat, (*seeds, *node.x.shape))
 
 
+def _known(part: Tensor | Dim) -> Tensor | Dim:
+    """Return the number that a tensor of shape ``(1,)`` holds where it is known, else the tensor."""
+    return part.ints[0] if isinstance(part, Tensor) and part.ints is not None else part
+
+
 def joined(op: Builder, parts: Sequence[Tensor | Dim]) -> Tensor:
     """Return sizes, of which some are tensors of shape ``(1,)``, as one int64 tensor."""
-    sizes = [p.ints[0] if isinstance(p, Tensor) and p.ints is not None else p for p in parts]
+    sizes = [_known(part) for part in parts]
     dims = [d for d in sizes if not isinstance(d, Tensor)]
     if len(dims) == len(sizes):
         return op.ints(dims)
@@ -70,7 +75,13 @@ def pad(
     axes: Sequence[int],
     shape: Shape,
 ) -> Tensor:
-    """Put zeros in front of and behind x along `axes` (less than none: take elements away)."""
-    if x.shape == shape and all(p == 0 for p in (*before, *behind)):
+    """Put zeros in front of and behind x along `axes` (less than none: take elements away).
+
+    The pads are those of all axes: see `onnxgrad.graph.simplify.pad_all_axes`.
+    """
+    if x.shape == shape and all(_known(p) == 0 for p in (*before, *behind)):
         return x
-    return op.Pad(x, joined(op, [*before, *behind]), None, list(axes), shape=shape)
+    amounts: list[Tensor | Dim] = [0] * (2 * x.rank)
+    for axis, first, last in zip(axes, before, behind, strict=True):
+        amounts[axis % x.rank], amounts[axis % x.rank + x.rank] = first, last
+    return op.Pad(x, joined(op, amounts), shape=shape)

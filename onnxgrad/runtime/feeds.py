@@ -41,7 +41,7 @@ class Slot:
             port,
             port.dtype if port.kind == "tensor" else None,
             None if shape is None else len(shape),
-            tuple((i, d) for i, d in sizes if isinstance(d, int)),
+            tuple((i, d) for i, d in sizes if isinstance(d, int) and d >= 0),  # some files say -1
             tuple((i, d) for i, d in sizes if isinstance(d, str)),
         )
 
@@ -152,7 +152,7 @@ def take(slot: Slot, value: Any) -> Any:
     """
     if slot.dtype is None:
         return value if slot.port.kind != "unknown" else np.asarray(value)
-    if type(value) is np.ndarray and value.dtype == slot.dtype:
+    if type(value) is np.ndarray and value.dtype == slot.dtype and value.dtype.kind != "O":
         return fit(slot, value)
     where = f"input {slot.name!r}"
     if _is_series(value):
@@ -201,7 +201,7 @@ def convert(value: Any, dtype: np.dtype[Any], where: str) -> Array:
         array = np.asarray(value)
     except ValueError as error:
         raise FeedError(f"{where}: this is no array: {error}; all rows must have the same length") from error
-    if array.dtype == dtype:
+    if array.dtype == dtype and dtype.kind != "O":
         return array
     have, want = _kind(array.dtype), _kind(dtype)
     if array.dtype.kind == "O" and want != "text":
@@ -249,17 +249,16 @@ def _kind(dtype: np.dtype[Any]) -> str:
 def _texts(array: Array, where: str) -> Array:
     if array.dtype.kind not in "UO":
         raise FeedError(f"{where} takes texts, and was given {array.dtype.name}; convert it first (`.astype(str)`)")
-    odd = next((item for item in array.flat if not isinstance(item, str)), None)
-    if odd is not None:
-        raise FeedError(f"{where} takes texts, and was given {odd!r} among them; replace it by a text")
+    for item in array.flat:
+        if not isinstance(item, str):
+            raise FeedError(f"{where} takes texts, and was given {item!r} among them; replace it by a text")
     return array.astype(object)
 
 
 def _sort_of(array: Array) -> str:
     if array.ndim == 0:
         return f"a {type(array.item()).__name__}"
-    odd = next((item for item in array.flat if not isinstance(item, (int, float))), None)
-    return "objects" if odd is None else f"{odd!r} among others"
+    return next((f"{item!r} among others" for item in array.flat if not isinstance(item, (int, float))), "objects")
 
 
 def _wanted(slot: Slot) -> str:

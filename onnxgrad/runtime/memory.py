@@ -52,8 +52,11 @@ class Footprint:
         # what each step adds, what is gone, and whether it is gone before the results are there
         self._start = list(held.values())
         self._steps: list[tuple[list[_Extent], list[_Extent], bool]] = []
+        folded = _folded(op, nodes)
         for node, gone in zip(nodes, dying, strict=False):
-            new = {v: e for v in node.outputs if v not in owner and (e := _extent(op, v)) is not None}
+            new = {}
+            if node not in folded:
+                new = {v: e for v in node.outputs if v not in owner and (e := _extent(op, v)) is not None}
             held.update(new)
             freed = [held.pop(v) for v in gone if v in held]
             freed += [held.pop(v) for v in new if v not in last]
@@ -115,15 +118,12 @@ class _Estimate:
             return dim
         known = self._known.get(dim)
         if known is None:
-            terms = terms_of(dim)
-            if terms == [(1, (dim,))]:
-                known = self._atom(dim)
-            else:
-                known = sum(c * math.prod(map(self.number, atoms)) for c, atoms in terms)
-            self._known[dim] = known
+            known = self._known[dim] = sum(c * math.prod(map(self._atom, atoms)) for c, atoms in terms_of(dim))
         return known
 
     def _atom(self, atom: str) -> int:
+        if atom in self._known:
+            return self._known[atom]
         division, parts = division_of(atom), broadcast_of(atom)
         if division is not None:
             return self.number(division[0]) // division[1]
@@ -139,6 +139,31 @@ def _extent(op: Builder, value: ir.Value) -> _Extent | None:
     if tensor is None or value.is_initializer() or tensor.dtype.name == "STRING":
         return None
     return math.ceil(tensor.dtype.itemsize), tensor.shape
+
+
+def _folded(op: Builder, nodes: Iterable[ir.Node]) -> set[ir.Node]:
+    """Return the nodes that compute with weights alone, which is done once, when the session is made.
+
+    Those that make more of it than there was (a large identity) are left out: then it does take memory.
+    """
+    constant: set[ir.Value] = set()
+    folded = set()
+    for node in nodes:
+        read = _read(node)
+        if read and all(v.is_initializer() or v in constant for v in read):
+            constant.update(node.outputs)
+            sizes = [[op.tensor(v) for v in values] for values in (read, node.outputs)]
+            taken, given = (
+                sum(t.dtype.itemsize * math.prod(t.shape) for t in tensors if t is not None and _is_static(t.shape))  # type: ignore[arg-type]
+                for tensors in sizes
+            )
+            if given <= taken:
+                folded.add(node)
+    return folded
+
+
+def _is_static(shape: Shape) -> bool:
+    return all(isinstance(d, int) for d in shape)
 
 
 def _live_nodes(graph: ir.Graph, outputs: Iterable[ir.Value]) -> list[ir.Node]:

@@ -15,7 +15,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxgrad.graph.builder import Builder, captured_values
-from onnxgrad.graph.dims import Dim, atoms_of
+from onnxgrad.graph.dims import Dim, atoms_of, dim_div, size_of
 from onnxgrad.graph.infer import POINTWISE
 from onnxgrad.graph.node import Node
 from onnxgrad.rules import REGISTRY, samples
@@ -37,9 +37,22 @@ class Split:
     outputs: Mapping[str, int | None]
 
 
-#: What is known of a value that the samples reach: the axis on which they lie; that it follows from their number
-#: alone; or that they may be mixed in it. A value that they do not reach is not there.
-_State = Samples | Literal["size", "mixed"]
+@dataclass(frozen=True)
+class _Positions:
+    """Integers that count the elements of a tensor, all its samples through, as the indices from `MaxPool` do.
+
+    Attributes:
+        place: where the samples lie among these integers.
+        span: number of elements of one sample; those of sample i are from ``i * span`` on.
+    """
+
+    place: Samples
+    span: Dim
+
+
+#: What is known of a value that the samples reach: the axis on which they lie; that it holds positions in them; that it
+#: follows from their number alone; or that they may be mixed in it. A value that they do not reach is not there.
+_State = Samples | _Positions | Literal["size", "mixed"]
 
 
 def find_split(op: Builder, inputs: Iterable[ir.Value], outputs: Sequence[ir.Value]) -> Split | None:
@@ -102,8 +115,10 @@ def _through(node: Node, entering: Sequence[_State | None], size: str) -> Sequen
         start, end, _ = slice(node.attr("start", 0), node.attr("end")).indices(node.x.rank)
         place = places[0]
         return [None if place is not None and not start <= place.axis < end else "size"]
-    if not any(places):
+    if set(entering) <= {None, "size"}:
         return _from_size(node, size)
+    if any(isinstance(s, _Positions) for s in entering):
+        return _by_position(node, entering)
     sized = {i for i, s in enumerate(entering) if s == "size"}
     if sized and sized != _TARGETS.get(node.operator):
         raise Mixed("the number of samples enters the computation")
@@ -120,7 +135,24 @@ def _through(node: Node, entering: Sequence[_State | None], size: str) -> Sequen
     rule = REGISTRY.get(node.operator)
     if rule is None or rule.follow is None:
         raise Mixed("how samples pass through this operator is not known")
-    return rule.follow(node, places)
+    found = rule.follow(node, places)
+    if node.operator == "MaxPool" and found[0] is not None:
+        return [found[0], *(_Positions(found[0], size_of(node.x.shape[1:])) for _ in found[1:])]
+    return found
+
+
+def _by_position(node: Node, entering: Sequence[_State | None]) -> Sequence[_State | None]:
+    """Follow positions to where they pick elements, or put them: of the same sample, if their spans are equal."""
+    if isinstance(entering[0], _Positions) and node.operator in ("Reshape", "Expand", "Identity"):
+        (moved,) = (samples.reshaped if node.operator == "Reshape" else samples.aligned)(node, [entering[0].place])
+        return [None if moved is None else _Positions(moved, entering[0].span)]
+    if node.operator in ("ScatterElements", "GatherElements") and isinstance(entering[1], _Positions):
+        data, place = entering[0], entering[1].place
+        axis = node.attr("axis") % node.x.rank
+        matching = data == Samples(axis, 1, entering[1].span) and place.axis == axis and place.outer == 1
+        if matching and all(s == place for s in entering[2:]):
+            return [data if node.operator == "ScatterElements" else place]
+    raise Mixed("positions among all samples are used in a way that is not followed")
 
 
 def _from_size(node: Node, size: str) -> Sequence[_State | None]:
@@ -129,8 +161,9 @@ def _from_size(node: Node, size: str) -> Sequence[_State | None]:
         old = () if node.operator == "ConstantOfShape" else node.x.shape
         before: tuple[Dim, ...] = (1,) * (node.y.rank - len(old)) + tuple(old)
         axes = [i for i, dim in enumerate(node.y.shape) if size in _names(dim)]
-        if len(axes) == 1 and node.y.shape[axes[0]] == size and before[axes[0]] == 1:
-            return [Samples(axes[0])]  # the same for each sample
+        each = dim_div(node.y.shape[axes[0]], size) if len(axes) == 1 else None
+        if each is not None and size not in _names(each) and before[axes[0]] == 1:
+            return [Samples(axes[0], 1, each)]  # the same everywhere
     return ["size"] * len(node.outputs)
 
 

@@ -158,6 +158,7 @@ _AT_NODE = (
     re.compile(r"running (?P<op>\w+) node\. Name:\s*'(?P<node>[^']*)'"),
     re.compile(r"implementation for (?P<op>[\w.:]+)\(-?\d+\) node with name '(?P<node>[^']*)'"),
     re.compile(r"Node ?\((?P<node>[^()]*)\) Op \((?P<op>[^()]*)\)"),
+    re.compile(r"In Node, \(\"(?P<node>[^\"]*)\", (?P<op>\w+)"),
     re.compile(r"(?:of|in|at) [Nn]ode:? ?[('](?P<node>[^()']+)[)']"),
     re.compile(r"\(node:'?(?P<node>[^'\s)]+)"),
 )
@@ -185,4 +186,6 @@ def _remedy(words: str) -> str:
         return "feed fewer rows at a time, or pass a smaller max_bytes to onnxgrad.load"
     if "IR version" in words or "opset" in words.lower():
         return "install a newer onnxruntime, or export the model with an older opset"
-    return "the model, or what it was fed, is not what onnxruntime can run"
+    if "invalid model" in words or "Type Error" in words:
+        return "the model is not valid: check it with onnx.checker.check_model, and export it anew"
+    return "if `onnxgrad check` finds nothing wrong with the model, look at the shapes of what is fed"

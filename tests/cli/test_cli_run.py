@@ -196,6 +196,21 @@ def test_what_is_not_one_row_per_sample_is_no_table(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_csv(out)[1][:, 2:], layer(X)[1].reshape(4, 6), rtol=1e-13)
 
 
+def test_rows_that_turn_out_different(tmp_path: Path) -> None:
+    """The size of the second output is not known before the run."""
+    text = """
+    net (double[N] x) => (double[N] y, double[M] z)
+    <double zero = {0}>
+    { y = Tanh(x) positive = Greater(x, zero) z = Compress<axis = 0>(x, positive) }
+    """
+    model, out = save(tmp_path, text), tmp_path / "out.csv"
+    data = write_csv(tmp_path / "x.csv", ["x"], [[1], [-1], [2]])
+    result = command("run", model, "--data", data, "-o", out)
+    assert result.code == 2
+    assert "'z' does not have one row per sample" in result.message
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("names", "rows", "says"),
     [

@@ -37,8 +37,8 @@ def model_of(expression: str, point: dict[str, np.ndarray]) -> onnx.ModelProto:
     """Return the model of one node, e.g. ``Clip(x, 0.0, 1.0)``."""
     call = ast.parse(expression, mode="eval").body
     assert isinstance(call, ast.Call)
-    assert isinstance(call.func, ast.Name)
-    op, names, constants = call.func.id, [], []
+    domain, _, op = ast.unparse(call.func).rpartition(".")
+    names, constants = [], []
     for i, argument in enumerate(call.args):
         if isinstance(argument, ast.Name):
             names.append(argument.id)
@@ -48,12 +48,14 @@ def model_of(expression: str, point: dict[str, np.ndarray]) -> onnx.ModelProto:
         if value is not None:
             constants.append(onnx.numpy_helper.from_array(np.array(value), f"constant{i}"))
     attributes = {k.arg: numbers(ast.unparse(k.value)) for k in call.keywords if k.arg}
-    schema = onnx.defs.get_schema(op)
-    node = helper.make_node(op, names, ["out"], **attributes)
+    schema = onnx.defs.get_schema(op, domain=domain)
+    outputs = ["out", *(f"out{i}" for i in range(1, schema.min_output))]
+    node = helper.make_node(op, names, outputs, domain=domain, **attributes)
     inputs = [helper.make_tensor_value_info(n, onnx.TensorProto.DOUBLE, a.shape) for n, a in point.items()]
     graph = helper.make_graph([node], "g", inputs, [onnx.ValueInfoProto(name="out")], constants)
-    opset = helper.make_opsetid("", max(22, schema.since_version))
-    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    opsets = [helper.make_opsetid("", 22 if domain else max(22, schema.since_version))]
+    opsets += [helper.make_opsetid(domain, 3)] if domain else []
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 import onnxgrad
-from tests.harness import Case, Runner, check_rule, close, make_model
+from tests.harness import Case, Runner, check_rule, check_samples, close, differences, make_model
 
 rng = np.random.default_rng(3)
 
@@ -52,14 +52,38 @@ CASES = [
     conv("same-lower-dense", (1, 2, 4, 5), (2, 2, 2, 3), auto_pad="SAME_LOWER"),
     conv("same-gaps", (1, 2, 7), (2, 2, 1), auto_pad="SAME_LOWER", strides=[3]),
     conv("same-group", (1, 4, 5), (2, 2, 2), auto_pad="SAME_LOWER", strides=[2], group=2),
-    Case("Conv", [a(2, 2, 5, 4), a(3, 2, 2, 2), a(3)], {"pads": [1, 0, 0, 1], "strides": [2, 1]}, label="kernel-not-stated"),
+    Case(
+        "Conv",
+        [a(2, 2, 5, 4), a(3, 2, 2, 2), a(3)],
+        {"pads": [1, 0, 0, 1], "strides": [2, 1]},
+        label="kernel-not-stated",
+    ),
     Case("Conv", [a(1, 1, 5), a(1, 1, 2)], {"auto_pad": "SAME_UPPER"}, label="same-kernel-not-stated"),
     Case("Conv", [a(2, 2, 5), a(3, 2, 3), a(3)], fixed=[1, 2], label="constant-weights"),
+    *(
+        Case("Conv", [a(*x), a(*w)], attrs, fixed=[1], label=f"constant-{label}")
+        for label, x, w, attrs in [
+            ("2d", (1, 8, 4, 3), (9, 8, 3, 2), {"pads": [1, 0, 2, 1], "dilations": [1, 2]}),
+            ("group", (2, 4, 5), (6, 2, 3), {"group": 2, "pads": [1, 1]}),
+            ("depthwise", (2, 3, 4, 4), (6, 1, 3, 3), {"group": 3, "pads": [1, 1, 1, 1]}),
+            ("pointwise", (2, 8, 2), (8, 8, 1), {}),
+            ("same", (1, 8, 2, 3), (8, 8, 2, 3), {"auto_pad": "SAME_LOWER"}),
+            ("strides", (2, 2, 6), (3, 2, 3), {"strides": [2]}),
+            ("larger-padding", (1, 4, 2), (4, 2, 2), {"pads": [3, 2], "group": 2}),
+            ("few-channels", (2, 2, 5), (3, 2, 3), {"pads": [1, 0]}),
+        ]
+    ),
     Case("Conv", [a(2, 2, 5), a(3, 2, 3)], fixed=[0], label="constant-data"),
     Case("Conv", [a(1, 2, 70), a(1, 2, 66)], {"strides": [2]}, label="long-kernel"),
     Case("Conv", [a(1, 2, 5), a(1, 2, 2)], opset=18, label="version-11"),
     # onnxruntime has no such padding for dilated kernels
-    Case("Conv", [a(1, 1, 6), a(2, 1, 3)], {"auto_pad": "SAME_UPPER", "dilations": [2]}, float32=None, label="same-dilated"),
+    Case(
+        "Conv",
+        [a(1, 1, 6), a(2, 1, 3)],
+        {"auto_pad": "SAME_UPPER", "dilations": [2]},
+        float32=None,
+        label="same-dilated",
+    ),
     transposed("1d", (2, 2, 5), (2, 3, 3), bias=True),
     transposed("2d-pads", (2, 2, 3, 4), (2, 3, 3, 2), bias=True, pads=[1, 0, 2, 1]),
     transposed("3d-strides", (1, 2, 2, 3, 2), (2, 2, 2, 2, 2), bias=True, pads=[0, 1, 0, 1, 0, 1], strides=[1, 2, 1]),
@@ -77,9 +101,11 @@ CASES = [
     transposed("same-gaps", (1, 2, 3), (2, 2, 2), auto_pad="SAME_LOWER", strides=[3]),
     transposed("output-shape", (1, 2, 3, 3), (2, 2, 3, 3), strides=[2, 2], output_shape=[6, 5]),
     transposed("output-shape-upper", (1, 2, 3), (2, 2, 3), strides=[2], output_shape=[6], auto_pad="SAME_UPPER"),
+    transposed("output-shape-padding", (1, 2, 3), (2, 2, 3), strides=[2], output_shape=[5], output_padding=[1]),
     transposed("output-shape-larger", (1, 2, 3), (2, 2, 2), strides=[3], output_shape=[9]),
     transposed("output-shape-group", (1, 2, 3), (2, 2, 4), strides=[2], output_shape=[5], group=2),
     Case("ConvTranspose", [a(2, 2, 3, 2), a(2, 3, 2, 3), a(3)], {"strides": [2, 1]}, label="kernel-not-stated"),
+    Case("ConvTranspose", [a(2, 4, 3), a(4, 3, 2)], {"group": 2}, fixed=[1], label="constant-weights"),
     Case("ConvTranspose", [a(2, 2, 3), a(2, 3, 2)], opset=18, label="version-11"),
 ]
 
@@ -98,16 +124,39 @@ def test_operators_of_the_tests_agree_with_onnxruntime(case: Case) -> None:
     close(actual["y0"], expected["y0"], 1e-5, "primal output")
 
 
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_samples_stay_apart_unless_they_are_in_the_weights(op: str) -> None:
+    check_samples(Case(op, [a(2, 2, 2), a(2, 2, 2)], fixed=[1]), [0])
+    check_samples(Case(op, [a(2, 2, 2), a(2, 2, 2)]), [])
+
+
+def test_a_kernel_that_is_constant_and_differentiated_by() -> None:
+    """The input gradient mirrors the kernel; its derivative by the kernel is as with a kernel that is fed."""
+    x, w, ct, t = a(2, 4, 5), a(4, 2, 3), a(2, 4, 3), a(2, 4, 5)
+    results = []
+    for fixed in ([1], []):
+        model = make_model(Case("Conv", [x, w], {"group": 2}, fixed=fixed))
+        back = onnxgrad.vjp(model, ["y0"], ["x0"], keep_outputs=False)
+        twice = onnxgrad.vjp(back, ["adj_x0"], ["x1"], keep_outputs=False)
+        feeds = {"x0": x, "x1": w, "adj_y0": ct, "adj_adj_x0": t}
+        names = {i.name for i in twice.graph.input}
+        results.append(Runner(twice)({n: v for n, v in feeds.items() if n in names})["adj_x1"])
+    close(*results, 1e-13, "derivative by the kernel")
+    assert np.abs(results[0]).min() > 1e-6
+
+
 def test_auto_pad_with_output_padding_is_refused() -> None:
     attrs = {"auto_pad": "SAME_UPPER", "strides": [2], "output_padding": [1]}
     case = Case("ConvTranspose", [a(1, 1, 3), a(1, 1, 3)], attrs)
-    with pytest.raises(onnxgrad.NotDifferentiableError, match="auto_pad.*output_padding"):
+    with pytest.raises(onnxgrad.NotDifferentiableError, match=r"auto_pad.*output_padding"):
         onnxgrad.vjp(make_model(case), ["y0"], ["x0"])
 
 
 def _network(dtype: type) -> onnx.ModelProto:
     """Convolution, pooling, a dense layer; batch and both sizes of the image symbolic."""
-    weights = {"w": a(4, 1, 3, 3), "b": a(4), "v": a(4, 2, 2, 2), "d": a(4, 3)}
+    known = np.random.default_rng(6)
+    shapes = {"w": (4, 1, 3, 3), "b": (4,), "v": (4, 2, 2, 2), "d": (4, 3)}
+    weights = {name: known.normal(size=shape) for name, shape in shapes.items()}
     nodes = [
         helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1], strides=[2, 1], group=2),
         helper.make_node("Tanh", ["c"], ["t"]),
@@ -128,6 +177,24 @@ def _network(dtype: type) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
-@pytest.mark.parametrize("method", ["vjp", "jvp"])
-def test_a_jacobian_per_sample_through_a_network(method: str) -> None:
-    del method
+def test_forward_mode_of_a_convolution_is_a_convolution() -> None:
+    """The input gradient is written with the kernel mirrored; its transpose has the kernel itself again."""
+    for w, attrs in ((a(3, 2, 2), {}), (a(9, 8, 2), {}), (a(4, 1, 2), {"group": 2}), (a(3, 2, 2), {"strides": [2]})):
+        x = a(1, w.shape[1] * attrs.get("group", 1), 5)
+        model = onnxgrad.jvp(make_model(Case("Conv", [x, w], attrs, fixed=[1])), ["y0"], ["x0"])
+        assert [(n.op_type, n.input[1]) for n in model.graph.node if n.op_type != "Identity"] == [("Conv", "x1")] * 2
+
+
+def test_a_jacobian_per_sample_through_a_network() -> None:
+    """Batch, height and width are symbolic; each sample's part is that of the sample alone."""
+    jacobian = onnxgrad.jacobian(_network(np.float64), ["y"], ["x"])
+    x = a(3, 2, 5, 6)
+    found = Runner(jacobian)({"x": x})["jac_y_x"]
+    assert found.shape == (3, 3, 2, 5, 6)
+    run = Runner(_network(np.float64))
+    for sample in range(3):
+        direction = a(1, 2, 5, 6)
+        change = differences(run, {"x": x[sample : sample + 1]}, {"x": direction})["y"]
+        close(np.einsum("ychw,chw->y", found[sample], direction[0])[None], change, 1e-9, "one sample")
+    single = Runner(onnxgrad.jacobian(_network(np.float32), ["y"], ["x"]), only_runtime=True)
+    close(single({"x": x.astype(np.float32)})["jac_y_x"], found, 1e-5, "in float32")

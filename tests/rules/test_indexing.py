@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 
+import onnxgrad
 from tests.harness import Case, Runner, check_rule, check_samples, close, make_model
 
 rng = np.random.default_rng(7)
@@ -171,3 +176,140 @@ SAMPLES = [
 @pytest.mark.parametrize(("case", "kept"), SAMPLES, ids=lambda v: v.name if isinstance(v, Case) else None)
 def test_samples(case: Case, kept: list[int]) -> None:
     check_samples(case, kept)
+
+
+NEWEST = [
+    Case("Compress", [a(3, 4), np.array([True, False, True])], {"axis": 0}),
+    Case("OneHot", [ints([[0, 2], [-1, 3]]), ints(3), np.array([0.3, 1.7])]),
+    Case("Unique", [tens], outputs=2),
+    Case("TopK", [tens, ints([2])], outputs=2),
+]
+
+
+@pytest.mark.parametrize("case", NEWEST, ids=lambda case: case.name)
+def test_newest_version(case: Case) -> None:
+    """Versions for which onnxruntime has no kernels yet."""
+    check_rule(replace(case, opset=28, float32=None))
+
+
+def test_indices_of_any_shape() -> None:
+    """An index whose sizes are known only at run time, into a table of unknown length, in the middle."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 22]> g (double[A, N, B] x, int64[S, T] i) => (double[A, S, T, B] y) {
+            y = Gather<axis = 1>(x, i)
+        }"""
+    )
+    back, ahead = Runner(onnxgrad.vjp(model, seeds="s")), Runner(onnxgrad.jvp(model, seeds="s"))
+    for shape in ((2, 3), (0, 3), (1, 1)):
+        x, i, ct, t = a(2, 4, 3), rng.integers(-4, 4, shape), a(3, 2, *shape, 3), a(3, 2, 4, 3)
+        expected = np.zeros((3, 2, 4, 3))
+        np.add.at(expected, (slice(None), slice(None), i), ct)
+        close(back({"x": x, "i": i, "adj_y": ct})["adj_x"], expected, 1e-12, "adj_x")
+        close(ahead({"x": x, "i": i, "fwd_x": t})["fwd_y"], t[:, :, i], 1e-12, "fwd_y")
+
+
+def gradient(case: Case, ct: np.ndarray, wrt: str = "x0") -> np.ndarray:
+    feeds = {f"x{i}": v for i, v in enumerate(case.inputs) if v is not None and v.dtype == np.float64}
+    return Runner(onnxgrad.vjp(make_model(case), "y0", wrt))({**feeds, "adj_y0": ct})[f"adj_{wrt}"]
+
+
+def test_equal_elements_of_unique_meet_in_the_first() -> None:
+    found = gradient(Case("Unique", [np.array([2.0, 1.0, 2.0, -1.0])]), np.array([1.0, 2.0, 3.0]))
+    np.testing.assert_array_equal(found, [3, 2, 0, 1])
+
+
+def test_ties_of_top_k_go_to_the_ones_chosen() -> None:
+    found = gradient(Case("TopK", [np.array([2.0, 2.0, 2.0, 5.0]), ints([2])], outputs=2), np.array([1.0, 3.0]))
+    np.testing.assert_array_equal(found, [3, 0, 0, 1])
+
+
+@pytest.mark.parametrize("reduction", ["max", "min"])
+def test_ties_of_scatter_share(reduction: str) -> None:
+    case = Case("ScatterElements", [np.ones(3), ints(1, 1, 2), np.array([1.0, 1.0, 1.0])], {"reduction": reduction})
+    ct = np.array([1.0, 3.0, 4.0])
+    np.testing.assert_allclose(gradient(case, ct), [1, 1, 2])
+    np.testing.assert_allclose(gradient(case, ct, "x2"), [1, 1, 2])
+
+
+@pytest.mark.parametrize("op", ["ScatterElements", "ScatterND"])
+def test_products_with_zeros(op: str) -> None:
+    """An update of 0 that is alone in its place has an exact derivative; among others, NaN rather than a wrong one."""
+    index = ints(0, 1, 1) if op == "ScatterElements" else ints([[0], [1], [1]])
+    case = Case(op, [np.array([2.0, 3.0, 4.0]), index, np.array([0.0, 0.0, 5.0])], {"reduction": "mul"})
+    ct = np.array([1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(gradient(case, ct), [0, 0, 3])
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(gradient(case, ct, "x2"), [2, np.nan, 0])
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("ScatterElements", [a(4), ints(1, 3, -1), a(3)]),
+        Case("ScatterElements", [a(2, 3), ints([[0, 1, 0], [0, 1, 1]]), a(2, 3)], {"axis": 0}),
+        Case("ScatterND", [a(3, 4), points, a(4)]),
+    ],
+    ids=lambda case: case.name,
+)
+def test_updates_that_overwrite_each_other_are_refused(case: Case) -> None:
+    with pytest.raises(onnxgrad.NotDifferentiableError, match="which ONNX forbids"):
+        onnxgrad.vjp(make_model(case))
+
+
+@pytest.mark.parametrize("case", GATHER + SCATTER + OTHERS, ids=lambda case: case.name)
+def test_nothing_is_added_by_scatter_nd(case: Case) -> None:
+    """onnxruntime's kernel loses updates where indices repeat and several threads add."""
+    once = onnxgrad.vjp(make_model(case))
+    with warnings.catch_warnings():  # what is linear has second derivatives that are zero
+        warnings.simplefilter("ignore", onnxgrad.DisconnectedWarning)
+        twice = onnxgrad.vjp(once)
+    for node in (*once.graph.node, *twice.graph.node):
+        assert node.op_type != "ScatterND" or node.name == "n" or not node.attribute
+
+
+def test_many_repeated_indices_are_all_added() -> None:
+    """In parallel, and exactly: every row is a one."""
+    rows = rng.integers(0, 4, 50_000)
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 22]> g (float[4, 64] x, int64[N] i) => (float[N, 64] y) {
+            y = Gather<axis = 0>(x, i)
+        }"""
+    )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 8
+    model = onnxgrad.vjp(model, keep_outputs=False)
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feeds = {"x": np.zeros((4, 64), np.float32), "i": rows, "adj_y": np.ones((50_000, 64), np.float32)}
+    (found,) = session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})
+    np.testing.assert_array_equal(found, np.repeat(np.bincount(rows)[:, None], 64, 1))
+
+
+def test_half_precision_is_summed_in_float32() -> None:
+    """4,000 halves: in float16 the sum would stop growing at 1024."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 22]> g (float16[2] x, int64[N] i) => (float16[N] y) {
+            y = Gather<axis = 0>(x, i)
+        }"""
+    )
+    run = Runner(onnxgrad.vjp(model), only_runtime=True)
+    ct = np.full(4000, 0.5, np.float16)
+    found = run({"x": np.ones(2, np.float16), "i": np.ones(4000, np.int64), "adj_y": ct})["adj_x"]
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, [0, 2000])
+
+
+def test_one_hot_with_a_depth_in_a_vector() -> None:
+    """In float32 in onnxruntime: ONNX's reference reads only a scalar depth."""
+    model = make_model(Case("OneHot", [ints([[0, 2], [-1, 3]]), ints([3]), np.zeros(2)]), np.float32)
+    ct = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    found = Runner(onnxgrad.vjp(model, "y0", "x2"), only_runtime=True)({"x2": ct[0, 0, :2], "adj_y0": ct})["adj_x2"]
+    on = ct[0, 0, 0] + ct[0, 1, 2] + ct[1, 0, 2]
+    np.testing.assert_array_equal(found, [ct.sum() - on, on])
+
+
+@pytest.mark.parametrize("op", ["NonZero", "NonMaxSuppression"])
+def test_positions_are_no_numbers(op: str) -> None:
+    inputs = [a(2, 3)] if op == "NonZero" else [a(1, 3, 4), a(1, 1, 3)]
+    model = make_model(Case(op, inputs), np.float32)
+    with pytest.raises(onnxgrad.OnnxgradError, match="no floating-point output"):
+        onnxgrad.vjp(model)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+import onnxgrad
 from tests.harness import Case, Runner, check_rule, check_samples, close, make_model
 
 rng = np.random.default_rng(8)
@@ -175,6 +178,22 @@ RANGE = [
     Case("Range", [np.array(2.3), np.array(1.0), np.array(0.7)], fixed=[1], label="nothing"),
 ]
 
+#: The newest versions of operators, for which onnxruntime has no kernels yet.
+NEWEST = [
+    Case("SpaceToDepth", [a(2, 2, 4, 6)], {"blocksize": 2, "mode": "CRD"}),
+    Case("SpaceToDepth", [a(2, 2, 4, 6)], {"blocksize": 2}, label="DCR"),
+    Case("DepthToSpace", [a(2, 8, 2, 3)], {"blocksize": 2, "mode": "CRD"}),
+    Case("ReverseSequence", [a(4, 3), ints(4, 1, 3)], {"time_axis": 0, "batch_axis": 1}),
+    Case("Range", [np.array(0.3), np.array(2.6), np.array(0.5)], fixed=[1]),
+    Case("Pad", [a(2, 3), ints(1, 0, 2, 1), np.array(0.7)]),
+    Case("Reshape", [a(2, 3), ints(0, -1)]),
+]
+
+
+@pytest.mark.parametrize("case", NEWEST, ids=lambda case: f"{case.name}")
+def test_newest_version(case: Case) -> None:
+    check_rule(replace(case, opset=28, float32=None))
+
 
 @pytest.mark.parametrize(
     "case", RESHAPE + JOIN + SLICE + TRIANGLE + TILE + PAD + BLOCKS + RANGE, ids=lambda case: case.name
@@ -187,7 +206,8 @@ SAMPLES = [
     (Case("Transpose", [a(2, 3, 4)], {"perm": [2, 0, 1]}), [0, 1, 2]),
     (Case("Expand", [a(2, 3), ints(2, 1, 1)]), [0, 1]),
     (Case("Expand", [a(2, 1), ints(1, 3)], label="wider"), [0]),
-    (Case("Concat", [a(2, 3, 4), a(2, 1, 4)], {"axis": -2}), [0, 2]),
+    (Case("Concat", [a(2, 3, 4), a(2, 3, 4)], {"axis": -2}), [0, 1, 2]),  # on axis 1, in two blocks
+    (Case("Concat", [a(2, 3), a(2, 3)], {"axis": -1}, fixed=[1], label="fixed"), [0]),
     (Case("Split", [a(2, 4, 3)], {"axis": 1, "num_outputs": 2}, outputs=2), [0, 2]),
     (sliced("part", a(3, 4), [0], [FAR], [1], [2]), [0]),
     (sliced("whole", a(3, 4), [0, 1], [FAR, FAR], [0, 1], [1, 1]), [0]),
@@ -213,3 +233,106 @@ SAMPLES = [
 @pytest.mark.parametrize(("case", "kept"), SAMPLES, ids=lambda v: v.name if isinstance(v, Case) else None)
 def test_samples(case: Case, kept: list[int]) -> None:
     check_samples(case, kept)
+
+
+def test_blocks_of_samples_are_joined_and_split_again() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 22]> g (double[N, 3] x) => (double[N, 3] y) {
+            twice = Add(x, x)
+            both = Concat<axis = 0>(x, twice)
+            curved = Sin(both)
+            left, right = Split<axis = 0, num_outputs = 2>(curved)
+            y = Mul(left, right)
+        }"""
+    )
+    x = a(4, 3)
+    found = Runner(onnxgrad.jacobian(model, batched=True))({"x": x})["jac_y_x"]
+    expected = np.cos(x) * np.sin(2 * x) + 2 * np.sin(x) * np.cos(2 * x)
+    close(found, expected[:, :, None] * np.eye(3), 1e-12, "jacobian")
+
+
+def test_parts_of_a_batch_are_refused() -> None:
+    model = make_model(Case("Split", [a(4, 3)], {"num_outputs": 2}, outputs=2))
+    with pytest.raises(onnxgrad.MixedSamplesError, match="it splits axis 0"):
+        onnxgrad.jacobian(model, "y0", "x0", batched=True)
+
+
+@pytest.mark.parametrize("bounds", [(5, 9), (5, FAR), (-9, -5), (4, -4), (-9, 9), (1, -1), (-2, FAR)])
+def test_a_slice_is_clamped_whatever_the_size(bounds: tuple[int, int]) -> None:
+    """A size that is known only at run time may be smaller than what is cut off."""
+    model = make_model(sliced("", a(7, 2), *([b] for b in bounds)), dynamic=True)
+    back = Runner(onnxgrad.vjp(model, seeds="s"))
+    for size in (0, 1, 2, 3, 7, 12):
+        ct = a(3, *np.empty((size, 2))[slice(*bounds)].shape)
+        expected = np.zeros((3, size, 2))
+        expected[:, slice(*bounds)] = ct
+        close(back({"x0": a(size, 2), "adj_y0": ct})["adj_x0"], expected, 1e-12, f"size {size}")
+
+
+def test_a_constant_slice_costs_one_node() -> None:
+    for case in (SLICE[0], SLICE[3], sliced("steps", a(2, 6), [0], [2], [1])):
+        nodes = onnxgrad.vjp(make_model(case)).graph.node
+        assert [node.op_type for node in nodes if node.name != "n"] == ["Pad"]
+
+
+def test_split_with_an_output_that_has_no_name_is_refused() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 22]> g (double[4] x, int64[2] parts) => (double[K] y) {
+            y, unused = Split(x, parts)
+        }"""
+    )
+    model.graph.node[0].output[1] = ""
+    with pytest.raises(onnxgrad.NotDifferentiableError, match="no name"):
+        onnxgrad.vjp(model)
+
+
+def test_col2im_with_unknown_blocks_is_refused() -> None:
+    case = Case("Col2Im", [a(1, 4, 4), ints(3, 3), ints(2, 2)], fed=[2])
+    with pytest.raises(onnxgrad.NotDifferentiableError, match="size of its blocks"):
+        onnxgrad.vjp(make_model(case))
+
+
+def test_the_limit_of_a_range_moves_nothing() -> None:
+    model = make_model(Case("Range", [np.array(0.3), np.array(2.6), np.array(0.5)]))
+    with pytest.warns(onnxgrad.DisconnectedWarning, match="how many"):
+        found = Runner(onnxgrad.vjp(model, "y0", "x1"))
+    assert found({"x0": 0.3, "x1": 2.6, "x2": 0.5, "adj_y0": np.ones(5)})["adj_x1"] == 0
+
+
+@pytest.mark.parametrize("op", ["Shape", "Size", "ConstantOfShape", "EyeLike"])
+def test_sizes_have_no_derivative(op: str) -> None:
+    text = {
+        "Shape": "s = Shape(x) y = Cast<to = 1>(s)",
+        "Size": "s = Size(x) y = Cast<to = 1>(s)",
+        "ConstantOfShape": "s = Shape(x) y = ConstantOfShape(s)",
+        "EyeLike": "y = EyeLike(x)",
+    }[op]
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 22]> g (float[2, 3] x) => (float y) {{{text}}}'
+    )
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    with pytest.warns(onnxgrad.DisconnectedWarning):
+        derived = onnxgrad.vjp(model)
+    shape = [d.dim_value for d in derived.graph.output[0].type.tensor_type.shape.dim]
+    found = Runner(derived)({"x": np.ones((2, 3), np.float32), "adj_y": np.ones(shape, np.float32)})["adj_x"]
+    np.testing.assert_array_equal(found, np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
+def test_repeated_elements_in_half_precision_are_summed_in_float32(mode: str) -> None:
+    """4,000 copies of a half: in float16 the sum would stop at 1024."""
+    case = Case("Pad", [a(3).astype(np.float16), ints(4000, 0)], {"mode": mode})
+    if mode != "edge":
+        case = replace(case, inputs=[a(3).astype(np.float16), ints(2, 2)])
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT16, [3])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT16, None)
+    pads = onnx.numpy_helper.from_array(case.inputs[1], "pads")  # type: ignore[arg-type]
+    node = onnx.helper.make_node("Pad", ["x", "pads"], ["y"], mode=mode)
+    graph = onnx.helper.make_graph([node], "g", [x], [y], [pads])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 22)], ir_version=10)
+    run = Runner(onnxgrad.vjp(model), only_runtime=True)
+    size = 3 + int(case.inputs[1].sum())  # type: ignore[union-attr]
+    found = run({"x": np.ones(3, np.float16), "adj_y": np.full(size, 0.5, np.float16)})["adj_x"]
+    assert found.dtype == np.float16
+    assert found.sum() == pytest.approx(size / 2, rel=1e-3)

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import helper
 
 import onnxgrad
-from tests.harness import Case, Runner, check_rule, close, make_model
+from tests.harness import Case, Runner, check_rule, check_samples, close, make_model
 
 rng = np.random.default_rng(4)
 
@@ -47,19 +46,36 @@ CASES = [
     *pools("no-batch", (0, 2, 4), kernel_shape=[2]),
     *pools("includes-padding", (1, 2, 5), "AveragePool", kernel_shape=[3], pads=[2, 1], count_include_pad=1),
     *pools(
-        "includes-padding-ceil", (1, 1, 6, 7), "AveragePool",
-        kernel_shape=[3, 3], strides=[2, 2], pads=[1, 0, 1, 1], count_include_pad=1, ceil_mode=1,
+        "includes-padding-ceil",
+        (1, 1, 6, 7),
+        "AveragePool",
+        kernel_shape=[3, 3],
+        strides=[2, 2],
+        pads=[1, 0, 1, 1],
+        count_include_pad=1,
+        ceil_mode=1,
     ),
     *pools(
-        "includes-padding-same", (1, 1, 5), "AveragePool",
-        kernel_shape=[3], strides=[2], auto_pad="SAME_LOWER", count_include_pad=1,
+        "includes-padding-same",
+        (1, 1, 5),
+        "AveragePool",
+        kernel_shape=[3],
+        strides=[2],
+        auto_pad="SAME_LOWER",
+        count_include_pad=1,
     ),
     *pools("p1", (2, 2, 7), "LpPool", kernel_shape=[3], strides=[2], pads=[1, 0], p=1),
     *pools("p3", (2, 2, 7), "LpPool", kernel_shape=[3], strides=[2], pads=[1, 0], p=3),
     *pools("p4", (2, 2, 7), "LpPool", kernel_shape=[3], p=4),
     *pools("column-major", (1, 2, 3, 4), "MaxPool", kernel_shape=[2, 2], storage_order=1),
     Case("MaxPool", [a(2, 2, 3, 4)], {"kernel_shape": [2, 3], "strides": [1, 2]}, outputs=2, label="indices"),
-    Case("MaxPool", [a(1, 2, 3, 4)], {"kernel_shape": [2, 2], "storage_order": 1}, outputs=2, label="indices-column-major"),
+    Case(
+        "MaxPool",
+        [a(1, 2, 3, 4)],
+        {"kernel_shape": [2, 2], "storage_order": 1},
+        outputs=2,
+        label="indices-column-major",
+    ),
     *(Case(name, [a(1, 2, 5)], {"kernel_shape": [2]}, opset=18, label="opset-18") for name in ("MaxPool", "LpPool")),
     *(Case("AveragePool", [a(1, 2, 5)], {"kernel_shape": [2]}, opset=v, label=f"opset-{v}") for v in (18, 19)),
     *pools("1d", (2, 3, 5), "GlobalMaxPool GlobalAveragePool"),
@@ -87,15 +103,33 @@ def test_operators_of_the_tests_agree_with_onnxruntime(case: Case) -> None:
     close(actual["y0"], expected["y0"], 1e-5, "primal output")
 
 
+@pytest.mark.parametrize(
+    "op", ["MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"]
+)
+def test_samples_stay_apart_on_the_axes_of_batch_and_channels(op: str) -> None:
+    check_samples(Case(op, [a(2, 2, 2, 3)], {} if op.startswith("Global") else {"kernel_shape": [2, 2]}), [0, 1])
+
+
 # --- MaxUnpool: linear, with indices as a second input --------------------------------------------
 
 PLACES = np.array([[[0, 2, 5]], [[7, 9, 10]]])
 UNPOOL = [
     Case("MaxUnpool", [a(2, 1, 3), PLACES], {"kernel_shape": [2], "strides": [2]}, label="1d"),
     Case("MaxUnpool", [a(2, 1, 3), PLACES], {"kernel_shape": [3], "strides": [2], "pads": [1, 0]}, label="pads"),
-    Case("MaxUnpool", [a(2, 1, 3), PLACES, np.array([2, 1, 7])], {"kernel_shape": [2], "strides": [2]}, label="output-shape"),
-    Case("MaxUnpool", [a(1, 1, 3), np.array([[[1, 4, 1]]])], {"kernel_shape": [2], "strides": [2]}, label="two-in-one-place"),
-    Case("MaxUnpool", [a(1, 1, 2, 1), np.array([[[[1], [6]]]])], {"kernel_shape": [2, 2], "strides": [2, 2]}, opset=21, label="2d"),
+    Case("MaxUnpool", [a(2, 1, 3), PLACES], {"kernel_shape": [2], "strides": [2]}, dynamic=False, label="fixed-sizes"),
+    Case(
+        "MaxUnpool",
+        [a(1, 1, 3), np.array([[[1, 4, 1]]])],
+        {"kernel_shape": [2], "strides": [2]},
+        label="two-in-one-place",
+    ),
+    Case(
+        "MaxUnpool",
+        [a(1, 1, 2, 1), np.array([[[[1], [6]]]])],
+        {"kernel_shape": [2, 2], "strides": [2, 2]},
+        opset=21,
+        label="2d",
+    ),
 ]
 
 
@@ -104,12 +138,54 @@ def test_unpooling(case: Case) -> None:
     check_rule(case)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_unpooling_to_a_given_shape(dtype: type) -> None:
+    """onnxruntime (1.32) and ONNX's reference place the elements differently: this holds for each."""
+    inputs = [a(2, 1, 3), PLACES, np.array([2, 1, 7])]
+    case = Case("MaxUnpool", inputs, {"kernel_shape": [2], "strides": [2]})
+    x, ct, t = inputs[0].astype(dtype), a(2, 1, 7).astype(dtype), a(2, 1, 3).astype(dtype)
+    only_runtime = dtype == np.float32
+    back = Runner(onnxgrad.vjp(make_model(case, dtype), ["y0"], ["x0"]), only_runtime=only_runtime)
+    run = Runner(make_model(case, dtype), only_runtime=only_runtime)
+    left, right = np.sum(run({"x0": t})["y0"] * ct), np.sum(back({"x0": x, "adj_y0": ct})["adj_x0"] * t)
+    assert abs(left - right) <= 1e-6
+    assert abs(left) > 1e-3
+
+
+def _pooled_and_back(indices: str) -> onnx.ModelProto:
+    """Pooling and its inverse; batch symbolic; `indices` from the pooling, or fed."""
+    nodes = [
+        helper.make_node("MaxPool", ["x"], ["p", "i"], kernel_shape=[2], strides=[2]),
+        helper.make_node("Tanh", ["p"], ["t"]),
+        helper.make_node("MaxUnpool", ["t", indices], ["y"], kernel_shape=[2], strides=[2]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.DOUBLE, ["N", 2, 4])]
+    inputs += [helper.make_tensor_value_info("fed", onnx.TensorProto.INT64, ["N", 2, 2])]
+    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.DOUBLE, ["N", 2, 4])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def test_samples_stay_apart_when_what_was_pooled_is_put_back() -> None:
+    x = a(3, 2, 4)
+    model = onnxgrad.jacobian(_pooled_and_back("i"), ["y"], ["x"])
+    found = Runner(model)({"x": x, "fed": np.zeros((3, 2, 2), np.int64)})["jac_y_x"]
+    largest = x == np.repeat(x.reshape(3, 2, 2, 2).max(-1), 2, axis=-1)
+    expected = np.where(largest, 1 - np.tanh(x) ** 2, 0)[:, None, None] * np.eye(8).reshape(2, 4, 2, 4)
+    close(found, expected, 1e-12, "jacobian")
+
+
+def test_samples_may_meet_through_fed_indices() -> None:
+    with pytest.raises(onnxgrad.MixedSamplesError, match="indices may lead from one sample to another"):
+        onnxgrad.jacobian(_pooled_and_back("fed"), ["y"], ["x"])
+
+
 # --- where the derivative is not defined ----------------------------------------------------------
 
 
-def gradient(op: str, x: np.ndarray, dtype: type = np.float64, **attrs: Any) -> np.ndarray:
+def gradient(op: str, x: np.ndarray, dtype: type = np.float64, dynamic: bool = False, **attrs: Any) -> np.ndarray:
     case = Case(op, [x.astype(np.float64)], attrs, opset=21)
-    model = onnxgrad.vjp(make_model(case, dtype), ["y0"], ["x0"])
+    model = onnxgrad.vjp(make_model(case, dtype, dynamic), ["y0"], ["x0"])
     run = Runner(model, only_runtime=dtype == np.float32)
     y = Runner(make_model(case, dtype))({"x0": x.astype(dtype)})["y0"]
     return run({"x0": x.astype(dtype), "adj_y0": np.arange(1, 1 + y.size, dtype=dtype).reshape(y.shape)})["adj_x0"]
@@ -141,12 +217,10 @@ def test_ties_in_all_dimensions_padded_dilated_and_cut_short(dtype: type) -> Non
 
 
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
-def test_a_window_of_padding_alone_has_no_derivative(op: str) -> None:
-    attrs = {"kernel_shape": [2], "dilations": [4], "strides": [2], "pads": [1, 1]}
-    x = np.ones((1, 2, 4))
-    assert Runner(make_model(Case(op, [x], attrs), np.float32))({"x0": x.astype(np.float32)})["y0"].shape == (1, 2, 1)
-    attrs["pads"] = [1, 1]
-    np.testing.assert_array_equal(gradient(op, np.ones((1, 2, 1)), np.float32, **{**attrs, "dilations": [2]}), 0)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_window_of_padding_alone_has_no_derivative(op: str, dynamic: bool) -> None:
+    attrs = {"kernel_shape": [2], "dilations": [2], "pads": [1, 1]}
+    np.testing.assert_array_equal(gradient(op, np.ones((1, 2, 1)), np.float32, dynamic, **attrs), 0)
 
 
 @pytest.mark.parametrize("p", [1, 2, 3])
@@ -167,6 +241,18 @@ def test_second_derivatives_of_norms_are_finite_at_zero() -> None:
         feeds = {name: np.ones(shape, np.float32) * (name != "x0") for name, shape in shapes.items()}
         results = Runner(twice, only_runtime=True)(feeds)
         assert all(np.isfinite(value).all() for value in results.values())
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool"])
+def test_half_precision(op: str) -> None:
+    x = a(1, 2, 6)
+    attrs = {} if op.startswith("Global") else {"kernel_shape": [3], "strides": [2], "pads": [1, 1], "ceil_mode": 1}
+    model = onnxgrad.vjp(make_model(Case(op, [x], attrs, opset=21), np.float16), ["y0"], ["x0"])
+    shape = [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim]
+    ct = np.arange(1, 1 + np.prod(shape), dtype=np.float16).reshape(shape)
+    found = Runner(model, only_runtime=True)({"x0": x.astype(np.float16), "adj_y0": ct})["adj_x0"]
+    assert found.dtype == np.float16
+    close(found, gradient(op, x, **attrs), 2e-3, "half precision")
 
 
 # --- refusals --------------------------------------------------------------------------------------
