@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -178,7 +178,7 @@ class Augmentation:
                 )
             ((flag, _),) = groups
             gradients = self._gradients(y, xs, flag, index)
-            written = {x.value: g for x in xs if (g := gradients.get(x.value)) is not None}
+            written = _written(xs, gradients)
             second = second_derivatives(self.op, self._nodes(), written, xs, flag)
             for x1 in xs:
                 for x2 in xs:
@@ -199,7 +199,7 @@ class Augmentation:
         for y in self.of(of):
             for flag, group in self._groups(y, xs, batched):
                 gradients = self._gradients(y, group, flag, index)
-                written = {x.value: g for x in group if (g := gradients.get(x.value)) is not None}
+                written = _written(group, gradients)
                 found = sweep_forward(self.op, self._nodes(), ts, [g.value for g in written.values()])
                 for x in group:
                     product = found.get(written[x.value].value) if x.value in written else None
@@ -375,6 +375,13 @@ class Augmentation:
                 index=picked,
             )
         )
+
+
+def _written(xs: Sequence[Tensor], gradients: Mapping[ir.Value, Tensor]) -> dict[ir.Value, Tensor]:
+    """Return those of the gradients that are not zero, each written to the graph, so that it can be differentiated."""
+    found = {x.value: gradients[x.value] for x in xs if x.value in gradients}
+    assert all(g.value.name for g in found.values())  # a value is written when it is asked for
+    return found
 
 
 def _has_rule(key: tuple[str, str, str]) -> bool:

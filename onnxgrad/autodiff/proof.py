@@ -29,6 +29,8 @@ def follow_samples(op: Builder, activity: Activity, wrt: ir.Value) -> tuple[dict
         where = f"node {view.name!r} ({view.operator})"
         if rule is None or rule.follow is None:
             return places, f"{where}: how samples pass through this operator is not known"
+        if None in [op.tensor(v) for v in (*node.inputs, *node.outputs) if v is not None and v.name]:
+            return places, f"{where}: the type or rank of what it takes or gives is not known"
         try:
             places.update((v, s) for v, s in zip(node.outputs, rule.follow(view, entering), strict=True) if s)
         except Mixed as mixed:

@@ -53,16 +53,16 @@ def check_model(
     """Hold the derivatives of a model against differences.
 
     For every floating-point output and input: the vector-Jacobian product against central differences along random
-    directions, in float64 where a runtime has the kernels for that, else in the model's own type; the adjoint identity of
-    VJP and JVP; a derivative that is zero by nature, too; and the derivative in the model's own type against that in
+    directions, in float64 where a runtime has the kernels for that, else in the model's own type; the adjoint identity
+    of VJP and JVP; a derivative that is zero by nature, too; and the derivative in the model's own type against that in
     float64. And the model's own outputs are compared with those of the model that has derivatives.
 
     Args:
         source: the model.
         of: what is differentiated; None: every floating-point output.
         wrt: what it is differentiated by (inputs, weights, values inside); None: every floating-point input.
-        data: input arrays by name. For inputs that are missing, random ones are made up, of several ranges and sizes until the
-            model accepts them.
+        data: input arrays by name. For inputs that are missing, random ones are made up, of several ranges and sizes
+            until the model accepts them.
         seed: seed of all random numbers.
         threads: number of threads of onnxruntime (0: its own choice).
         progress: called with the number of steps done and of all steps.
@@ -206,7 +206,7 @@ class _Check:
     def _wide(
         self, feeds: Mapping[str, Any], points: Mapping[str, Array]
     ) -> tuple[ir.Model, Evaluator, dict[str, Any], dict[str, Array], str] | None:
-        """Return the model in float64 with what runs it, the feeds and the points; None where that does not work out."""
+        """Return the model in float64 with what runs it, feeds, points and digits; None where that does not work out."""
         try:
             model = self._normalized()
             precision = "float64" if to_float64(model) else "float32"
@@ -306,7 +306,7 @@ class _Check:
     # --- the primal outputs ---------------------------------------------------------------------------
 
     def _primal(self, trial: Trial, own: Derivatives) -> Primal:
-        """Compare the outputs of the model with those of the model that has derivatives, both run as they are written."""
+        """Compare the outputs of the model with those of the model that has derivatives, both run node by node."""
         made = own.any_vjp()
         if made is None:
             return Primal("not compared", "there is no derivative to add")
@@ -344,7 +344,7 @@ def _widened(value: Any) -> Any:
 def _same(a: Any, b: Any) -> bool:
     """Whether two outputs are equal to the last bit."""
     if isinstance(a, (list, dict)) or isinstance(b, (list, dict)):
-        return type(a) is type(b) and len(a) == len(b) and all(_same(x, y) for x, y in zip(_items(a), _items(b), strict=True))
+        return type(a) is type(b) and len(a) == len(b) and all(map(_same, _items(a), _items(b)))
     x, y = np.asarray(a), np.asarray(b)
     if x.shape != y.shape or x.dtype != y.dtype:
         return False

@@ -1,14 +1,16 @@
 """Differences of a function along a line, with an estimate of their own error.
 
-A central difference with step h is wrong by what the function curves within the step, which shrinks with h, and by rounding, which grows
-as 1/h. Neither is known beforehand. So the difference is taken with a ladder of steps; where three neighbors agree, they
-agree to about their error. This also copes with functions of many pieces (networks of Relu): between large steps, which cross many joints,
-and small ones, in which rounding is all, there is a range in which neighbors agree. A difference of a lower order from the
-same values must agree, too, lest two be near each other by chance.
+A central difference with step h is wrong by what the function curves within the step, which shrinks with h, and by
+rounding, which grows as 1/h. Neither is known beforehand. So the difference is taken with a ladder of steps; where three
+neighbors agree, they agree to about their error. This also copes with functions of many pieces (networks of Relu):
+between large steps, which cross many joints, and small ones, in which rounding is all, there is a range in which
+neighbors agree. A difference of a lower order from the same values must agree, too, lest two be near each other by
+chance, and the noise of the function is measured by itself.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +21,14 @@ Vector = np.ndarray[Any, np.dtype[np.float64]]
 #: A function on a line: ``f(t)`` gives all numbers that are looked at, as one vector.
 Line = Callable[[float], Vector]
 
-#: Ladders of steps by the digits that the function is computed in. The smallest is well above the point where t is lost in rounding.
+#: Ladders of steps by the digits that the function is computed in. In the smallest, t is far from lost in rounding.
 _STEPS = {
     "float64": tuple(0.02 / 6**k for k in range(8)),
     "float32": tuple(0.16 / 2**k for k in range(9)),
 }
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23}
-#: Spacing at which noise is measured: so small that only noise is left of differences of higher order, and no smaller, since what is
-#: rounded to float32 on the way must not stay the same.
+#: Spacing at which noise is measured: so small that only noise is left of differences of higher order, and no smaller,
+#: since what is rounded to float32 on the way must not stay the same.
 _SPACING = {"float64": 3e-7, "float32": 2e-4}
 
 
@@ -53,13 +55,16 @@ def central(line: Line, precision: str, goal: float = 1e-8) -> Difference:
     """
     noise = _noise(line, precision)
     rungs: list[Vector] = []
-    own: list[Vector] = []  # what each rung can tell of its error: rounding, and how far it is from a simpler difference
+    own: list[
+        Vector
+    ] = []  # what each rung can tell of its error: rounding, and how far it is from a simpler difference
     best = error = np.zeros(0)
     for h in _STEPS[precision]:
         left, right = (line(-2 * h), line(-h)), (line(h), line(2 * h))
         with np.errstate(all="ignore"):
             rungs.append((left[0] - right[1] + 8 * (right[0] - left[1])) / (12 * h))
-            rounding = np.maximum(2 * EPS[precision] * np.maximum.reduce(list(map(np.abs, (*left, *right)))), noise) / h
+            size = np.maximum.reduce(list(map(np.abs, (*left, *right))))
+            rounding = np.maximum(2 * EPS[precision] * size, noise) / h
             own.append(np.maximum(rounding, np.abs(rungs[-1] - (right[0] - left[1]) / (2 * h))))
             if len(rungs) == 1:
                 best, error = rungs[0], np.full(rungs[0].shape, np.inf)
@@ -76,10 +81,10 @@ def central(line: Line, precision: str, goal: float = 1e-8) -> Difference:
 
 
 def _noise(line: Line, precision: str) -> Vector:
-    """Return how much each number jitters: its fourth differences at a tiny spacing, by the size that jitter has in them.
+    """Return how much each number jitters, from its fourth differences at a tiny spacing.
 
-    The fourth difference of independent noise has 70 times its variance. (Moré & Wild, *Estimating computational noise*,
-    2011.)
+    The fourth difference of independent noise has 70 times its variance (Moré & Wild, *Estimating computational noise*,
+    2011).
     """
     values = np.array([line(i * _SPACING[precision]) for i in range(-3, 4)])
     with np.errstate(all="ignore"):
@@ -158,4 +163,4 @@ def _grows(ladder: list[float], steps: tuple[float, ...], noise: float) -> bool:
     if not np.isfinite(tail).all():
         return True
     rungs = list(zip(tail, steps[half:], strict=True))
-    return all(b > a * (s / t) ** 0.3 and b * t > noise for (a, s), (b, t) in zip(rungs, rungs[1:], strict=False))
+    return all(b > a * (s / t) ** 0.3 and b * t > noise for (a, s), (b, t) in itertools.pairwise(rungs))

@@ -1,4 +1,4 @@
-"""Inputs to check a model with, where the user gives none: arrays of sensible ranges, in several kinds to be tried in turn."""
+"""Inputs to check a model with, where the user gives none: arrays of sensible ranges, of several kinds to try in turn."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from onnxgrad.errors import FeedError, UnknownNameError
 from onnxgrad.model.signature import Port
 
-#: Sizes for axes whose size is open, in the order in which they are tried: small ones, then what a network of convolutions or a
-#: spectrum needs at least. The first axis, if it is open, holds samples: two of them.
+#: Sizes for axes whose size is open, in the order in which they are tried: small ones, then what a network of
+#: convolutions or a spectrum needs at least. The first axis, if it is open, holds samples: two of them.
 _OPEN_SIZES = (3, 8, 32, 64, 224, 512, 1)
 _SAMPLES = 2
 
@@ -131,8 +131,9 @@ def _array(port: Port, draw: Any, rng: np.random.Generator, sizes: dict[str, int
             return np.full(dims, 16000, dtype)
         if _MASK.search(port.name):
             return np.ones(dims, dtype)
-        high = open_size if _LENGTH.search(port.name) and open_size else 2
-        return rng.integers(1 if high > 2 else 0, high, size=dims, endpoint=_LENGTH.search(port.name) is not None).astype(dtype)
+        if _LENGTH.search(port.name) and open_size:
+            return rng.integers(1, open_size, size=dims, endpoint=True).astype(dtype)
+        return rng.integers(0, 2, size=dims).astype(dtype)
     if dtype.kind == "c":
         return (draw(rng, dims) + 1j * draw(rng, dims)).astype(dtype)
     return np.asarray(draw(rng, dims)).astype(dtype)

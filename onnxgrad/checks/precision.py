@@ -63,7 +63,7 @@ def to_float64(model: ir.Model) -> bool:
         for node in graph:
             if node.op_type == "BitCast" and node.domain == "":
                 raise CannotWidenError(f"node {node.name!r} (BitCast) looks at the bits of its numbers")
-            _widen_attributes(node)
+            _widen_attributes(node, model.graph.opset_imports[""])
         for value in graph.initializers.values():
             if value.const_value is not None and value.const_value.dtype in NARROW:
                 value.const_value = _wide(value.const_value)
@@ -107,7 +107,7 @@ def _wide_type(type_: ir.TypeProtocol | None) -> ir.TypeProtocol | None:
     return type_
 
 
-def _widen_attributes(node: ir.Node) -> None:
+def _widen_attributes(node: ir.Node, opset: int) -> None:
     for name, attribute in list(node.attributes.items()):
         if attribute.is_ref() or attribute.value is None:
             continue
@@ -126,7 +126,7 @@ def _widen_attributes(node: ir.Node) -> None:
         if operator == node.op_type:
             given = node.attributes.get(name)
             narrow = default if given is None else ir.DataType(given.as_int()) in NARROW
-            if narrow and (given is not None or _has_attribute(node, name)):
+            if narrow and (given is not None or _has_attribute(opset, node, name)):
                 node.attributes.add(ir.AttrInt64(name, int(_DOUBLE)))
     if node.op_type == "Constant":
         for name in ("value_float", "value_floats"):
@@ -135,15 +135,8 @@ def _widen_attributes(node: ir.Node) -> None:
                 node.attributes.add(ir.AttrTensor("value", ir.tensor(value)))
 
 
-def _has_attribute(node: ir.Node, name: str) -> bool:
-    graph = node.graph
-    while graph is not None and not graph.opset_imports:
-        graph = graph.parent_node.graph if isinstance(graph, ir.Graph) and graph.parent_node is not None else None
-    try:
-        version = graph.opset_imports.get("", 18) if graph is not None else 18
-        return name in onnx.defs.get_schema(node.op_type, version, "").attributes
-    except onnx.defs.SchemaError:
-        return False
+def _has_attribute(opset: int, node: ir.Node, name: str) -> bool:
+    return name in onnx.defs.get_schema(node.op_type, opset, "").attributes
 
 
 def _wrap(model: ir.Model, node: ir.Node, floats: set[ir.Value]) -> bool:

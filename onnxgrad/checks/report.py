@@ -9,8 +9,8 @@ from typing import Literal
 #: What can be said of the derivative of one output by one input.
 Verdict = Literal["right", "kink", "zero", "refused", "not runnable", "undecided", "imprecise", "wrong"]
 
-#: From good to bad; a report as a whole gets the worst of its rows.
-VERDICTS: tuple[Verdict, ...] = ("right", "kink", "zero", "refused", "not runnable", "undecided", "imprecise", "wrong")
+#: A report as a whole gets the last of these that one of its rows has. The first three are good, the last four are not.
+VERDICTS: tuple[Verdict, ...] = ("zero", "kink", "right", "refused", "not runnable", "undecided", "imprecise", "wrong")
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Row:
     Attributes:
         of, wrt: names of the two.
         verdict:
-            - "right": it agrees with differences, which are sharp enough to show an error of a thousandth.
-            - "kink": the point is one without a derivative, the value there is one that may be chosen, and beside the point
-              the derivative is right.
+            - "right": it agrees with differences, which are sharp enough to show an error of half a percent.
+            - "kink": the point is one without a derivative, the value there is one that may be chosen, and beside the
+              point the derivative is right.
             - "zero": zero wherever it exists, by the nature of the model, which differences confirm.
             - "refused": a node is in the way; the detail is the report.
             - "not runnable": no runtime runs what is needed; the detail has their words.
@@ -53,7 +53,8 @@ class Primal:
     """Whether the outputs of the model survive the addition of derivatives.
 
     Attributes:
-        verdict: "same bits", "same to rounding" (where the model was lifted to a newer opset), "changed", or "not compared".
+        verdict: "same bits", "same to rounding" (where the model was lifted to a newer opset), "changed", or
+            "not compared".
         detail: what there is to say.
     """
 
@@ -83,14 +84,14 @@ class CheckReport:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst verdict of all rows; "wrong" too if the primal outputs changed."""
+        """The worst verdict of all rows, as `VERDICTS` go; "wrong" too if the primal outputs changed."""
         if self.primal.verdict == "changed":
             return "wrong"
         return max((row.verdict for row in self.rows), key=VERDICTS.index, default="right")
 
     @property
     def ok(self) -> bool:
-        """Whether nothing disagrees, and nothing was left open: each row is right, zero, a kink, or refused with its reason."""
+        """Whether nothing disagrees and nothing is left open: each row is right, zero, a kink, or refused."""
         return VERDICTS.index(self.verdict) <= VERDICTS.index("refused")
 
     @property

@@ -196,7 +196,7 @@ def _value(setting: Setting, of: str) -> Array:
 
 def _choice(y: Array, rng: np.random.Generator) -> Array:
     """Return which elements of an output are looked at one by one: the finite ones, or a random choice of many."""
-    finite = np.flatnonzero(np.isfinite(y))
+    finite: Array = np.flatnonzero(np.isfinite(y))
     return finite if finite.size <= _ELEMENTS else np.sort(rng.choice(finite, _ELEMENTS, replace=False))
 
 
@@ -266,14 +266,15 @@ def _search(of: str, wrt: str, setting: Setting, direction: Array, ct: Array, ev
         nonlocal tests
         tests += 1
         u = setting.derivatives.jvp(of, wrt, _plain(setting), part.astype(setting.base.dtype))
-        if u is not None and u.size <= _ELEMENTS:
-            exact, look_at = u.ravel().astype(np.float64), np.ravel
-        else:
+        single = u is None or u.size > _ELEMENTS
+        if u is None or single:
             g = setting.derivatives.vjp(of, wrt, _plain(setting), ct)
             exact = np.array([_contracted(part, g.astype(np.float64))])
+        else:
+            exact = u.ravel().astype(np.float64)
 
-            def look_at(values: Array) -> Array:
-                return np.array([_contracted(ct, values)])
+        def look_at(values: Array) -> Array:
+            return np.array([_contracted(ct, values)]) if single else values.ravel()
 
         difference = central(_line(setting, of, part, look_at), setting.precision)
         strange = np.flatnonzero(_strange(exact, difference, setting, 0))
@@ -303,7 +304,9 @@ def _sides_along(of: str, setting: Setting, part: Array, look_at: Callable[[Arra
     return lambda: one_sided(_line(setting, of, part, look_at), setting.precision)
 
 
-def _classify(setting: Setting, element: int, length: float, found: tuple[Array, Array, Any], evidence: Evidence) -> None:
+def _classify(
+    setting: Setting, element: int, length: float, found: tuple[Array, Array, Any], evidence: Evidence
+) -> None:
     """Say for one element of the input whether it lies at a kink, or the derivative is wrong."""
     outputs, exact, sides_of = found
     place = tuple(int(i) for i in np.unravel_index(element, setting.base.shape))
@@ -312,7 +315,8 @@ def _classify(setting: Setting, element: int, length: float, found: tuple[Array,
         if sides.differ() and (sides.admit(float(derivative)) or (sides.jump and not np.isfinite(derivative))):
             evidence.kinks.append(f"{where}: {_told(sides, length)}, derivative {derivative / length:.6g}")
         else:
-            evidence.errors.append(f"{where}: derivative {derivative / length:.6g}, by differences {_told(sides, length)}")
+            differences = _told(sides, length)
+            evidence.errors.append(f"{where}: derivative {derivative / length:.6g}, by differences {differences}")
 
 
 def _told(sides: Sides, length: float) -> str:

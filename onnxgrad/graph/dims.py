@@ -101,7 +101,10 @@ def evaluate(dim: Dim, sizes: dict[str, int]) -> int:
         product = coefficient
         for atom in atoms:
             division = division_of(atom)
-            product *= sizes[atom] if division is None else evaluate(division[0], sizes) // division[1]
+            if division is None or atom in sizes:
+                product *= sizes[atom]
+            else:
+                product *= evaluate(division[0], sizes) // division[1]
         total += product
     return total
 

@@ -134,6 +134,11 @@ def _multi_head_attention(attrs: Mapping[str, Any], inputs: Sequence[Tensor | No
     return [(q.dtype, (*q.shape[:2], width)), *caches]
 
 
+def _sampled(_: Mapping[str, Any], inputs: Sequence[Tensor | None]) -> list[Found]:
+    x, grid = _tensor(inputs), _tensor(inputs, 1)
+    return [(x.dtype, (*x.shape[:2], *grid.shape[1:-1]))]
+
+
 def _distances(_: Mapping[str, Any], inputs: Sequence[Tensor | None]) -> list[Found]:
     a, b = _tensor(inputs), _tensor(inputs, 1)
     return [(a.dtype, (a.shape[0], b.shape[0]))]
@@ -163,4 +168,5 @@ TYPES: dict[str, Formula] = {
     "com.microsoft::Attention": _attention,
     "com.microsoft::MultiHeadAttention": _multi_head_attention,
     "com.microsoft::CDist": _distances,
+    "com.microsoft::GridSample": _sampled,
 }

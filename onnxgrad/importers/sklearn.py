@@ -139,8 +139,8 @@ def _check_agreement(imported: Imported, estimator: Any, rows: Any) -> None:
     expected, found = (array.reshape(len(array), -1).astype(np.float64) for array in (expected, found))
     if expected.shape != found.shape:
         raise ModelReadError(
-            f"skl2onnx makes a model of this {name} that gives {found.shape[1:]} numbers for each of {len(found)} rows, "
-            f"and `{method}` gives {expected.shape[1:]} for each of {len(expected)}; report it to skl2onnx"
+            f"skl2onnx makes a model of this {name} that gives an array of shape {list(found.shape)} on the sample, "
+            f"and `{method}` gives one of {list(expected.shape)}; report it to skl2onnx"
         )
     near = np.isclose(found, expected, rtol=1e-3, atol=1e-3 * float(np.nanmax(np.abs(expected))), equal_nan=True)
     if near.all(axis=1).mean() < _AGREEING:

@@ -14,6 +14,7 @@ from onnxgrad.rules import (
     recurrent,
     reduction,
     resize,
+    sampling,
 )
 from onnxgrad.rules.registry import REGISTRY, Registry, Rule, register
 
@@ -35,4 +36,5 @@ __all__ = [
     "reduction",
     "register",
     "resize",
+    "sampling",
 ]

@@ -163,8 +163,15 @@ _MANY = "; where several updates are multiplied into one place, one that is 0 ge
 @vjp("ScatterElements", versions=(18,), follow=_same_sizes_along, remark=f"ties share{_MANY}")
 def scatter_elements(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor] | None]:
     """The updates land on ``y[…, index, …]``; see `_put_back`."""
-    index = node.inputs[1]
+    index, updates = node.inputs[1:]
     assert index is not None
+    by_data, by_updates = _put_elements_back(op, node, ct, index, updates, node.attr("reduction"))
+    return by_data, None, by_updates
+
+
+def _put_elements_back(
+    op: Builder, node: Node, ct: Tensor, index: Tensor, updates: Tensor | None, reduction: str
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     axis = node.attr("axis") % node.x.rank - node.x.rank
 
     def pick(x: Tensor) -> Tensor:
@@ -179,7 +186,21 @@ def scatter_elements(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[
         grid = np.indices(index.const.shape)
         grid[axis] = index.const
         places = grid.reshape(index.rank, -1).T
-    return _put_back(op, node, ct, pick, put, places)
+    return _put_back(op, node, ct, updates, reduction, pick, put, places)
+
+
+@vjp("TensorScatter", versions=(24,), wrt=(0, 1), follow=samples.along(samples.axis_attribute))
+def tensor_scatter(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]]:
+    """Update i along the axis lands on ``start + i``, with a start for each sample; see `_put_back`."""
+    x, updates, starts = node.x, node.inputs[1], node.input(2)
+    assert updates is not None
+    axis = node.attr("axis") % x.rank
+    index = op.reshape(op.range(updates.shape[axis]), (updates.shape[axis], *[1] * (x.rank - axis - 1)))
+    if starts is not None:
+        index = op.reshape(starts, (x.shape[0], *[1] * (x.rank - 1))) + index
+    if node.attr("mode") == "circular":
+        index = op.Mod(index, op.reshape(op.size(x.shape[axis]), ()))
+    return _put_elements_back(op, node, ct, op.spread(index, updates.shape), updates, "none")
 
 
 def _scattered_nd(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samples | None]:
@@ -202,7 +223,7 @@ def _scattered_nd(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samp
 @vjp("ScatterND", versions=(18,), follow=_scattered_nd, remark=f"ties share{_MANY}")
 def scatter_nd(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor] | None]:
     """The updates land on ``y[index]``; see `_put_back`."""
-    index = node.inputs[1]
+    index, updates = node.inputs[1:]
     assert index is not None
 
     def pick(x: Tensor) -> Tensor:
@@ -218,17 +239,20 @@ def scatter_nd(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Ten
         return op.reshape(op.ScatterElements(flat, positions, new, axis=0, reduction=reduction), x.shape)
 
     places = None if index.const is None else index.const.reshape(-1, index.const.shape[-1])
-    return _put_back(op, node, ct, pick, put, places)
+    by_data, by_updates = _put_back(op, node, ct, updates, node.attr("reduction"), pick, put, places)
+    return by_data, None, by_updates
 
 
 def _put_back(
     op: Builder,
     node: Node,
     ct: Tensor,
+    updates: Tensor | None,
+    reduction: str,
     pick: Callable[[Tensor], Tensor],
     put: Callable[[Tensor, Tensor, str], Tensor],
     places: np.ndarray | None,
-) -> Sequence[Callable[[], Tensor] | None]:
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """The adjoint of putting updates u into data x; a prime marks what is picked from where each update went.
 
     - none: ``x̄ = ȳ`` where nothing was put, ``ū = ȳ'``. (ONNX forbids that several updates go to one place.)
@@ -236,14 +260,14 @@ def _put_back(
     - mul: ``x̄ = ȳ · Π u``, ``ū = ȳ' · x'`` for an update alone in its place, else ``ȳ' · y' / u``: NaN at u = 0.
     - min, max: all that equal the output share its cotangent equally (as in PyTorch).
     """
-    x, updates, y, reduction = node.x, node.inputs[2], node.y, node.attr("reduction")
+    x, y = node.x, node.y
     assert updates is not None
     if reduction == "add":
-        return lambda: ct, None, lambda: pick(ct)
+        return lambda: ct, lambda: pick(ct)
     if reduction == "none":
         _check_unique(places, x)
         kept = put(op.full(x.shape, 1, ir.DataType.BOOL), op.full(updates.shape, 0, ir.DataType.BOOL), "none")
-        return lambda: op.Where(kept, ct, 0), None, lambda: pick(ct)
+        return lambda: op.Where(kept, ct, 0), lambda: pick(ct)
     if reduction == "mul":
 
         def by_update() -> Tensor:
@@ -251,10 +275,10 @@ def _put_back(
             alone = op.Equal(there, 1)
             return pick(ct) * op.Where(alone, pick(x), pick(y) / op.Where(alone, 1, updates))
 
-        return lambda: ct * put(op.full(x.shape, 1, x.dtype), updates, "mul"), None, by_update
+        return lambda: ct * put(op.full(x.shape, 1, x.dtype), updates, "mul"), by_update
     won, hit = op.cast(op.Equal(x, y), x.dtype), op.cast(op.Equal(updates, pick(y)), x.dtype)
     share = ct / put(won, hit, "add")
-    return lambda: share * won, None, lambda: pick(share) * hit
+    return lambda: share * won, lambda: pick(share) * hit
 
 
 def _check_unique(places: np.ndarray | None, x: Tensor) -> None:

@@ -22,6 +22,7 @@ from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules import samples
 from onnxgrad.rules.registry import composed, vjp
 from onnxgrad.rules.samples import Following, Mixed, Samples
+from onnxgrad.rules.sampling import grid_sample
 
 _DOMAIN = "com.microsoft"
 
@@ -92,7 +93,7 @@ def _ordered(op: Builder, node: Node, index: int) -> Tensor:
 
 def _fused_matmul(op: Builder, node: Node) -> Tensor:
     """``α A' B'``, with A' and B' transposed where the attributes say so."""
-    return op.MatMul(_ordered(op, node, 0), _ordered(op, node, 1)) * node.attr("alpha", 1.0)
+    return op.MatMul(_ordered(op, node, 0), _ordered(op, node, 1)) * float(node.attr("alpha", 1.0))
 
 
 def _follow_matmul(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | None]:
@@ -386,7 +387,7 @@ _own("Attention", _attention, follow=_follow_attention)
 _own("MultiHeadAttention", _multi_head_attention, follow=_follow_multi_head)
 _own("RotaryEmbedding", _rotary_embedding, wrt=(0, 2, 3), follow=samples.first_axis_of_data)
 
-# --- linear algebra ----------------------------------------------------------------------------
+# --- others ------------------------------------------------------------------------------------
 
 
 @vjp("Inverse", domain=_DOMAIN, versions=(), follow=samples.along(lambda node: (-2, -1)))
@@ -420,5 +421,6 @@ def _follow_distances(node: Node, inputs: Sequence[Samples | None]) -> list[Samp
     return [replace(given[0][1], axis=given[0][0])]
 
 
+_own("GridSample", grid_sample, follow=samples.first_axis)
 _own("Trilu", _trilu, wrt=(0,), follow=samples.along_first(lambda node: (-2, -1)))
 _own("CDist", _distances, follow=_follow_distances)

@@ -1,7 +1,7 @@
 """Running a model once, in whichever runtime can: what numerical checks need, and no more.
 
-onnxruntime is fast, and lacks kernels (for float64, for some types and new operators); ONNX's own reference evaluator has nearly all
-operators in all types, and is slow. `Evaluator` takes the first of the two that runs the model.
+onnxruntime is fast, and lacks kernels (for float64, for some types and new operators); ONNX's own reference evaluator
+has nearly all operators in all types, and is slow. `Evaluator` takes the first of the two that runs the model.
 """
 
 from __future__ import annotations

@@ -152,18 +152,14 @@ def _folded(op: Builder, nodes: Iterable[ir.Node]) -> set[ir.Node]:
         read = _read(node)
         if read and all(v.is_initializer() or v in constant for v in read):
             constant.update(node.outputs)
-            sizes = [[op.tensor(v) for v in values] for values in (read, node.outputs)]
-            taken, given = (
-                sum(t.dtype.itemsize * math.prod(t.shape) for t in tensors if t is not None and _is_static(t.shape))  # type: ignore[arg-type]
-                for tensors in sizes
-            )
-            if given <= taken:
+            if _static_bytes(op, node.outputs) <= _static_bytes(op, read):
                 folded.add(node)
     return folded
 
 
-def _is_static(shape: Shape) -> bool:
-    return all(isinstance(d, int) for d in shape)
+def _static_bytes(op: Builder, values: Iterable[ir.Value]) -> float:
+    shapes = [(t.dtype.itemsize, numbers(t.shape, {})) for v in values if (t := op.tensor(v)) is not None]
+    return sum(each * math.prod(shape) for each, shape in shapes if shape is not None)
 
 
 def _live_nodes(graph: ir.Graph, outputs: Iterable[ir.Value]) -> list[ir.Node]:

@@ -5,6 +5,7 @@ They take the place of its own in `onnxgrad.runtime.evaluate`. All keep the elem
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,12 @@ class Gelu(OpRun):
             inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
             return ((0.5 * x * (1 + np.tanh(inner))).astype(x.dtype),)
         return ((0.5 * x * (1 + _erf(x / math.sqrt(2)))).astype(x.dtype),)
+
+
+def _under(x: Array, spatial: Sequence[slice]) -> Array:
+    """Return a part of the last axes of an array, as a view."""
+    where: Any = (..., *spatial)
+    return np.asarray(x[where])
 
 
 class Window:
@@ -94,16 +101,11 @@ class Window:
             width.append((b, max((o - 1) * s + d * (k - 1) + 1 - size - b, 0)))
         return np.pad(x, width, constant_values=value)
 
-    def offsets(self) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
-        """Yield each position in the kernel, with the elements of padded input under it."""
+    def windows(self, padded: Array) -> Iterator[Array]:
+        """Yield for each position in the kernel the elements of padded input that come under it."""
         for place in itertools.product(*map(range, self.kernel)):
-            yield (
-                place,
-                tuple(
-                    slice(p * d, p * d + (o - 1) * s + 1, s)
-                    for p, d, o, s in zip(place, self.dilations, self.out, self.strides, strict=True)
-                ),
-            )
+            sizes = zip(place, self.dilations, self.out, self.strides, strict=True)
+            yield _under(padded, [slice(p * d, p * d + (o - 1) * s + 1, s) for p, d, o, s in sizes])
 
 
 class Conv(OpRun):
@@ -119,19 +121,32 @@ class Conv(OpRun):
         auto_pad: str | None = None,
         dilations: Sequence[int] | None = None,
         group: int | None = None,
-        kernel_shape: Sequence[int] | None = None,
+        kernel_shape: Sequence[int] | None = None,  # noqa: ARG002 - the weight has it
         pads: Sequence[int] | None = None,
         strides: Sequence[int] | None = None,
     ) -> tuple[Array]:
         window = Window(x.shape[2:], w.shape[2:], strides, dilations, pads, auto_pad)
-        padded = window.padded(x, 0)
+        parts = window.windows(window.padded(x, 0))
         g, (n, c), m = group or 1, x.shape[:2], w.shape[0]
-        columns = np.empty((n, g, c // g, math.prod(w.shape[2:]), math.prod(window.out)), x.dtype)
-        for i, (_, where) in enumerate(window.offsets()):
-            columns[:, :, :, i] = padded[(..., *where)].reshape(n, g, c // g, -1)
-        y = np.matmul(w.reshape(g, m // g, -1), columns.reshape(n, g, -1, columns.shape[-1]))
+        kernel = w.reshape(g, m // g, c // g, -1)
+        if c == g == m:  # one channel each
+            y = functools.reduce(np.add, (part * k for part, k in zip(parts, _channels(kernel, x.ndim), strict=True)))
+        elif c // g >= 16:  # as many products as the kernel has places
+            flat = (np.ascontiguousarray(part).reshape(n, g, c // g, -1) for part in parts)
+            y = functools.reduce(np.add, (kernel[..., i] @ part for i, part in enumerate(flat)))
+        else:  # one product
+            columns = np.empty((n, g, c // g, kernel.shape[-1], math.prod(window.out)), x.dtype)
+            for i, part in enumerate(parts):
+                columns[:, :, :, i] = part.reshape(n, g, c // g, -1)
+            y = kernel.reshape(g, m // g, -1) @ columns.reshape(n, g, -1, columns.shape[-1])
         y = y.reshape(n, m, *window.out)
         return (y if b is None else y + b.reshape(-1, *[1] * len(window.out)),)
+
+
+def _channels(kernel: Array, rank: int) -> Iterator[Array]:
+    """Yield for each place of a kernel with one input channel per group its factors, along axis 1."""
+    for i in range(kernel.shape[-1]):
+        yield kernel[..., i].reshape(-1, *[1] * (rank - 2))
 
 
 class ConvTranspose(OpRun):
@@ -147,7 +162,7 @@ class ConvTranspose(OpRun):
         auto_pad: str | None = None,
         dilations: Sequence[int] | None = None,
         group: int | None = None,
-        kernel_shape: Sequence[int] | None = None,
+        kernel_shape: Sequence[int] | None = None,  # noqa: ARG002 - the weight has it
         output_padding: Sequence[int] | None = None,
         output_shape: Sequence[int] | None = None,
         pads: Sequence[int] | None = None,
@@ -176,13 +191,15 @@ class ConvTranspose(OpRun):
         room = [max(f, a + o) for f, a, o in zip(whole, before, out, strict=True)]
         y = np.zeros((n, g * w.shape[1], *room), x.dtype)
         for i, place in enumerate(itertools.product(*map(range, kernel))):
-            where = tuple(
-                slice(p * d, p * d + s * (size - 1) + 1, s)
-                for p, d, s, size in zip(place, dilation, stride, spatial, strict=True)
-            )
-            y[(..., *where)] += parts[:, :, :, i].reshape(n, -1, *spatial)
-        y = y[(..., *(slice(a, a + o) for a, o in zip(before, out, strict=True)))]
+            sizes = zip(place, dilation, stride, spatial, strict=True)
+            part = _under(y, [slice(p * d, p * d + s * (size - 1) + 1, s) for p, d, s, size in sizes])
+            part += parts[:, :, :, i].reshape(n, -1, *spatial)
+        y = _under(y, [slice(a, a + o) for a, o in zip(before, out, strict=True)])
         return (y if b is None else y + b.reshape(-1, *[1] * rank),)
+
+
+def _sum(arrays: Iterator[Array]) -> Array:
+    return functools.reduce(np.add, arrays)
 
 
 class AveragePool(OpRun):
@@ -211,9 +228,7 @@ class AveragePool(OpRun):
             counted = bare.padded(counted, 0)
         else:
             counted = window.padded(inside, 0)
-        padded = window.padded(x, 0)
-        total = sum(padded[(..., *where)] for _, where in window.offsets())
-        count = sum(counted[(..., *where)] for _, where in window.offsets())
+        total, count = (_sum(window.windows(padded)) for padded in (window.padded(x, 0), counted))
         return (np.asarray(total / count, x.dtype),)
 
 
@@ -235,16 +250,16 @@ class LpPool(OpRun):
     ) -> tuple[Array]:
         window = Window(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode or 0)
         powers = window.padded(np.abs(x) ** (p or 2), 0)
-        total = sum(powers[(..., *where)] for _, where in window.offsets())
+        total = _sum(window.windows(powers))
         return (np.asarray(total ** (1 / (p or 2)), x.dtype),)
 
 
-class MaxPool(ReferenceMaxPool):  # type: ignore[misc]
+class MaxPool(ReferenceMaxPool):
     """The reference looks at each window in a Python loop; positions of the maxima are left to it."""
 
     op_domain = ""
 
-    def _run(
+    def _run(  # type: ignore[override]
         self,
         x: Array,
         auto_pad: str | None = None,
@@ -256,7 +271,7 @@ class MaxPool(ReferenceMaxPool):  # type: ignore[misc]
         strides: Sequence[int] | None = None,
     ) -> tuple[Array, ...]:
         if len(self.output) > 1 or x.dtype.kind != "f":
-            return super()._run(  # type: ignore[no-any-return]
+            return super()._run(  # type: ignore[no-untyped-call, no-any-return]
                 x,
                 auto_pad=auto_pad,
                 ceil_mode=ceil_mode,
@@ -267,11 +282,7 @@ class MaxPool(ReferenceMaxPool):  # type: ignore[misc]
                 strides=strides,
             )
         window = Window(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode or 0)
-        padded = window.padded(x, -np.inf)
-        y = np.full((*x.shape[:2], *window.out), -np.inf, x.dtype)
-        for _, where in window.offsets():
-            np.maximum(y, padded[(..., *where)], out=y)
-        return (y,)
+        return (functools.reduce(np.maximum, window.windows(window.padded(x, -np.inf))),)
 
 
 OPERATORS: tuple[type[OpRun], ...] = (Erf, Gelu, Conv, ConvTranspose, AveragePool, LpPool, MaxPool)

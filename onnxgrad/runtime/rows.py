@@ -8,6 +8,7 @@ not known to keep them apart counts as mixing them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -101,11 +102,10 @@ def _follow(op: Builder, node: ir.Node, states: dict[ir.Value, _State], size: st
     if not captured and not any(entering):
         return
     found: Sequence[_State | None] = ["mixed"] * len(node.outputs)
-    if not captured and "mixed" not in entering:
-        try:
+    known = all(op.tensor(v) is not None for v in (*node.inputs, *node.outputs) if v is not None and v.name)
+    if known and not captured and "mixed" not in entering:
+        with contextlib.suppress(Mixed):
             found = _through(op.view(node), entering, size)
-        except Mixed:
-            pass
     states.update((v, s) for v, s in zip(node.outputs, found, strict=True) if s is not None)
 
 

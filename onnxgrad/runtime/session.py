@@ -180,6 +180,11 @@ def _remedy(words: str) -> str:
             "it has no kernel of this operator for these types: use the model in float32, or another provider "
             "(some operators have no float64 or float16 kernel on the CPU)"
         )
+    if "MLDataType" in words or "No corresponding Numpy type" in words:
+        return (
+            "it takes and gives no such arrays in Python (bfloat16, floats of 8 bits, integers of 4): "
+            "put Cast nodes to float32 at the inputs and outputs of the model"
+        )
     if "is not a registered function/op" in words:
         return "register the library of this operator in the session options (register_custom_ops_library)"
     if "allocate" in words and "memory" in words.lower():

@@ -127,6 +127,14 @@ SCATTER = [
     ),
 ]
 
+CACHE = [
+    Case("TensorScatter", [a(2, 5, 3), a(2, 2, 3), ints(3, 1)], opset=24),
+    Case("TensorScatter", [a(2, 5, 3), a(2, 2, 3), ints(4, 1)], {"mode": "circular"}, opset=24, label="circular"),
+    Case("TensorScatter", [a(2, 5, 3), a(2, 2, 3), ints(3, 1)], {"mode": "circular"}, fed=[2], opset=24, label="fed"),
+    Case("TensorScatter", [a(2, 3, 5), a(2, 3, 2)], {"axis": 2}, opset=24, label="no-start"),
+    Case("TensorScatter", [a(2, 5, 2, 3), a(2, 2, 2, 3), ints(3, 1)], {"axis": 1}, opset=24, label="rank-4"),
+]
+
 OTHERS = [
     Case("Compress", [a(3, 4), np.array([True, False, True])], {"axis": 0}),
     Case("Compress", [a(3, 4), np.array([True, False, True])], {"axis": 0}, fed=[1], label="fed"),
@@ -151,7 +159,7 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("case", GATHER + SCATTER + OTHERS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", GATHER + SCATTER + CACHE + OTHERS, ids=lambda case: case.name)
 def test_rule(case: Case) -> None:
     check_rule(case)
 
@@ -167,6 +175,7 @@ SAMPLES = [
     (Case("ScatterElements", [a(3, 3), ints(np.ones((2, 1))), a(2, 1)], {"axis": 1}, label="fewer"), []),
     (Case("ScatterND", [a(3, 4, 2), ints([[1], [2]]), a(2, 4, 2)]), [1, 2]),
     (Case("ScatterND", [a(3, 4, 2), ints([[1, 0]]), a(1, 2)], label="deeper"), [2]),
+    (Case("TensorScatter", [a(2, 5, 3), a(2, 2, 3), ints(3, 1)], opset=24), [0, 2]),
     (Case("Compress", [a(2, 3), np.array([True, False, True])], {"axis": 1}), [0]),
     (Case("Compress", [a(2, 3), np.array([True, False, True])], label="flattened"), []),
     (Case("TopK", [a(2, 3), ints([2])], outputs=2), [0]),
@@ -256,7 +265,7 @@ def test_updates_that_overwrite_each_other_are_refused(case: Case) -> None:
         onnxgrad.vjp(make_model(case))
 
 
-@pytest.mark.parametrize("case", GATHER + SCATTER + OTHERS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", GATHER + SCATTER + CACHE + OTHERS, ids=lambda case: case.name)
 def test_nothing_is_added_by_scatter_nd(case: Case) -> None:
     """onnxruntime's kernel loses updates where indices repeat and several threads add."""
     once = onnxgrad.vjp(make_model(case))

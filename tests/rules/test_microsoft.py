@@ -70,6 +70,8 @@ SIMPLE = [
     ms("SkipLayerNormalization", [wide, a(S, 4), a(4), None, a(4)], "skip-of-rank-2", outputs=4),
     ms("Trilu", [a(2, 3, 4)]),
     ms("Trilu", [a(2, 3, 4), np.array(1)], "lower", upper=0),
+    ms("GridSample", [a(1, 2, 3, 4), rng.uniform(-1.3, 1.3, (1, 2, 2, 2))], fixed=[1], padding_mode="border"),
+    ms("GridSample", [a(1, 2, 3, 4), rng.uniform(-1.3, 1.3, (1, 2, 2, 2))], "cubic", fixed=[1], mode="bicubic"),
     ms("CDist", [a(3, 4), a(5, 4)], "sqeuclidean", metric="sqeuclidean"),
     ms("CDist", [2 * a(3, 4), 2 * a(5, 4)], "euclidean", metric="euclidean"),
 ]

@@ -46,16 +46,34 @@ def small_parts(size: int) -> Iterator[None]:
 # --- the proof ------------------------------------------------------------------------------------
 
 IMAGE = np.ones((2, 4, 3, 3), np.float32)
-CONDITIONAL = helper.make_graph([node("Neg", "x", "z")], "b", [], [value("z", ["N", 4], np.float32)])
+BRANCH = helper.make_graph([node("Neg", "x", "z")], "b", [], [value("z", ["N", 4], np.float32)])
 INT = onnx.TensorProto.INT64
 
+
+def _with_domain(proto: onnx.ModelProto, domain: str) -> onnx.ModelProto:
+    proto.opset_import.append(helper.make_opsetid(domain, 1))
+    return proto
+
+
 #: Whether rows may be run apart; each name says what the model does with them.
-PROOFS: dict[str, tuple[Any, int | None | bool]] = {
+PROOFS: dict[str, tuple[Any, int]] = {
     "acts on each element": (built([node("Relu", "x")]), 0),
     "compares": (built([node("Greater", "x w", "m"), node("Where", "m x w")], weights={"w": np.float32(0)}), 0),
     "sums over features": (built([node("ReduceSum", "x a")], weights={"a": np.array([1])}), 0),
     "picks the largest feature": (built([node("ArgMax", "x", axis=1)], of=INT), 0),
     "convolves": (built([node("Conv", "x w")], 4, {"w": IMAGE}), 0),
+    "pools": (built([node("MaxPool", "x", kernel_shape=[2])], 3), 0),
+    "returns places in the whole batch": (built([node("MaxPool", "x", "p y", kernel_shape=[2])], 3, of=INT), False),
+    "picks by places in the whole batch": (
+        built([node("MaxPool", "x", "p i", kernel_shape=[2]), node("Reshape", "x f", "a"), node("Reshape", "i f", "b"),
+               node("GatherElements", "a b", "g", axis=0), node("Reshape", "g r")], 3,
+              {"f": np.array([-1]), "r": np.array([-1, 12])}), 0),
+    "picks by places in another tensor": (
+        built([node("MaxPool", "x", "p i", kernel_shape=[2]), node("Reshape", "p f", "a"), node("Reshape", "i f", "b"),
+               node("GatherElements", "a b", "g", axis=0), node("Reshape", "g r")], 3,
+              {"f": np.array([-1]), "r": np.array([-1, 12])}), False),
+    "adds up places in the whole batch": (
+        built([node("MaxPool", "x", "p i", kernel_shape=[2]), node("Add", "i i")], 3, of=INT), False),
     "puts samples last": (built([node("Transpose", "x")]), 1),
     "merges and splits axes": (
         built([node("Reshape", "x s", "r"), node("Tanh", "r", "t"), node("Reshape", "t b")], 3,
@@ -91,12 +109,14 @@ PROOFS: dict[str, tuple[Any, int | None | bool]] = {
     "drops samples": (built([node("NonZero", "x", "i"), node("GatherND", "w i")], weights={"w": IMAGE}), False),
     "multiplies samples with each other": (built([node("Transpose", "x", "t"), node("MatMul", "x t")]), False),
     "captures samples": (
-        built([node("If", "c", then_branch=CONDITIONAL, else_branch=CONDITIONAL)], weights={"c": np.array(True)}), False),
+        built([node("If", "c", then_branch=BRANCH, else_branch=BRANCH)], weights={"c": np.array(True)}), False),
     "has as many features as samples": (
         model([node("Neg", "x")], [value("x", ["N", "N"])], [value("y", ["N", "N"])]), False),
     "has a fixed batch": (model([node("Neg", "x")], [value("x", [2, 3])], [value("y", [2, 3])]), False),
     "returns a constant": (
         model([node("Neg", "w")], [value("x", ["N", 4])], [value("y", [4])], {"w": np.ones(4)}), False),
+    "runs what is not known": (
+        _with_domain(built([node("Foo", "x", "z", domain="my"), node("Relu", "z")]), "my"), False),
     "adds what all samples share": (
         model([node("Add", "x c")], [value("x", ["N", 4]), value("c", [1, 4])], [value("y", ["N", 4])]), 0),
     "adds another number of rows": (
@@ -119,11 +139,11 @@ def test_rows_are_split_where_they_are_proven_to_stay_apart(name: str) -> None:
     assert split.outputs["y"] == expected
     f = onnxgrad.load(proto)
     feeds = {port.name: _some(port) for port in f.inputs}
-    expected = _flat(f(feeds))
+    whole_run = _flat(f(feeds))
     with small_parts(2000), watched() as fed:
         found = _flat(onnxgrad.load(proto)(feeds))
     assert len(fed) > 1
-    for array, whole in zip(found, expected, strict=True):
+    for array, whole in zip(found, whole_run, strict=True):
         np.testing.assert_array_equal(array, whole)
 
 
@@ -169,6 +189,26 @@ def test_derivatives_of_many_rows_are_found_in_parts(name: str, arguments: tuple
     assert max(sizes) - min(sizes) <= 1
     for array, expected in zip(*(r if isinstance(r, tuple) else (r,) for r in (found, whole)), strict=True):
         np.testing.assert_allclose(array, expected, **SAME)
+
+
+@pytest.mark.parametrize("name", ["jacobian", "gradient", "hessian"])
+def test_derivatives_of_images_are_found_in_parts(name: str) -> None:
+    """Pooling keeps positions that count through the whole batch, which must not tie the images together."""
+    proto = model(
+        [node("Conv", "x w", "c"), node("Tanh", "c", "t"),
+         node("MaxPool", "t", "p", kernel_shape=[2, 2], strides=[2, 2]),
+         node("Flatten", "p", "f"), node("MatMul", "f v", "m"), node("Sin", "m")],
+        [value("x", ["N", 1, 6, 6], np.float32)],
+        [value("y", ["N", 2], np.float32)],
+        {"w": RNG.normal(size=(2, 1, 3, 3)).astype(np.float32), "v": RNG.normal(size=(8, 2)).astype(np.float32)},
+    )  # fmt: skip
+    images = RNG.normal(size=(9, 1, 6, 6)).astype(np.float32)
+    options = {} if name == "jacobian" else {"index": 1}
+    whole = getattr(onnxgrad.load(proto), name)(images, **options)
+    with small_parts(1), watched() as fed:
+        found = getattr(onnxgrad.load(proto), name)(images, **options)
+    assert len(fed) == 9
+    np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_what_mixes_rows_is_run_at_once() -> None:
@@ -249,7 +289,10 @@ def test_a_result_beyond_the_bound_is_refused_before_anything_runs() -> None:
 
 def test_many_values_beyond_the_bound_are_refused_too() -> None:
     f = onnxgrad.load(NET.bytes, max_bytes=100_000)
-    with watched() as fed, pytest.raises(MemoryBoundError, match=r"the outputs would take 480 kB \(of shape \[20000, 3\]"):
+    with (
+        watched() as fed,
+        pytest.raises(MemoryBoundError, match=r"the outputs would take 480 kB \(of shape \[20000, 3\]"),
+    ):
         f(np.zeros((20_000, 4)))
     assert not fed
 
@@ -257,8 +300,14 @@ def test_many_values_beyond_the_bound_are_refused_too() -> None:
 def test_the_least_part_of_the_work_beyond_the_bound_is_refused() -> None:
     f = onnxgrad.load(WIDE.bytes, max_bytes=3_000)
     with watched() as fed:
-        for ask in (lambda: f.gradient(ROWS, index=0), lambda: f.jacobian(ROWS[:1]), lambda: f.vjp(ROWS, np.ones((4, 12)))):
-            with pytest.raises(MemoryBoundError, match=r"needs about \d.* kB of working memory at once; max_bytes is 3 kB"):
+        for ask in (
+            lambda: f.gradient(ROWS, index=0),
+            lambda: f.jacobian(ROWS[:1]),
+            lambda: f.vjp(ROWS, np.ones((4, 12))),
+        ):
+            with pytest.raises(
+                MemoryBoundError, match=r"needs about \d.* kB of working memory at once; max_bytes is 3 kB"
+            ):
                 ask()
         f = onnxgrad.load(Net(10, 200, 12, batch=4).bytes, max_bytes=3_000)
         with pytest.raises(MemoryBoundError, match="not proven that its samples"):

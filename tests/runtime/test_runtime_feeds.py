@@ -180,7 +180,7 @@ def test_columns_go_to_inputs_by_name() -> None:
     np.testing.assert_array_equal(columns("age")(FRAME), [[30], [40]])
     with pytest.raises(FeedError, match="'hight' is not a column of the data frame; did you mean 'height'"):
         columns("age", "hight")(FRAME)
-    with pytest.raises(FeedError, match="input 'name' takes float32, and was given .*; convert it first"):
+    with pytest.raises(FeedError, match=r"input 'name' takes float32, and was given .*; convert it first"):
         columns("age", "name")(FRAME)
     with pytest.raises(FeedError, match="several columns 'age'"):
         f(pd.concat([FRAME, FRAME], axis=1))

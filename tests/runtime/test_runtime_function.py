@@ -293,7 +293,9 @@ def test_save_writes_what_is_asked_for(f: onnxgrad.Function, net: Net, tmp_path)
 
 def test_save_without_derivatives_writes_the_model(f: onnxgrad.Function, net: Net, tmp_path) -> None:
     f.save(tmp_path / "plain.onnx")
-    assert [n.op_type for n in onnx.load(tmp_path / "plain.onnx").graph.node] == [n.op_type for n in net.proto.graph.node]
+    assert [n.op_type for n in onnx.load(tmp_path / "plain.onnx").graph.node] == [
+        n.op_type for n in net.proto.graph.node
+    ]
     f.save(tmp_path / "only.onnx", jacobian=True, keep_outputs=False)
     assert [o.name for o in onnx.load(tmp_path / "only.onnx").graph.output] == ["jac_y_x"]
 

@@ -233,11 +233,25 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("proto", "words"), REFUSED, ids=["unknown", "no kernel", "at run time", "invalid"])
-def test_refusals_have_its_words_and_the_node(proto: onnx.ModelProto, words: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_refusals_have_its_words_and_the_node(
+    proto: onnx.ModelProto, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     f = onnxgrad.load(proto)
     with pytest.raises(RunError, match=words):
         f(np.ones((2, 3)))
     assert capfd.readouterr() == ("", "")
+
+
+def test_types_that_onnxruntime_does_not_hand_to_python() -> None:
+    import ml_dtypes
+
+    nodes = [helper.make_node("Cast", ["x"], ["f"], to=1), helper.make_node("Cast", ["f"], ["y"], to=16)]
+    kind = onnx.TensorProto.BFLOAT16
+    x, y = (helper.make_tensor_value_info(name, kind, ["N", 3]) for name in "xy")
+    f = onnxgrad.load(model(nodes, [x], [y]))
+    assert f.inputs[0].dtype == ml_dtypes.bfloat16
+    with pytest.raises(RunError, match=r"no such arrays in Python .*put Cast nodes"):
+        f(np.ones((2, 3)))
 
 
 def test_a_derivative_without_kernel_names_the_node_too() -> None:
@@ -275,7 +289,5 @@ def test_sequences_are_handed_through() -> None:
     values, jacobian = f.value_and_jacobian(X)
     np.testing.assert_array_equal(values["s"][0], X)
     np.testing.assert_array_equal(jacobian, np.broadcast_to(-np.eye(4), (5, 4, 4)))
-    back = model(
-        [helper.make_node("ConcatFromSequence", ["s"], ["y"], axis=0)], [sequence], [value("y", ["N", 4])]
-    )
+    back = model([helper.make_node("ConcatFromSequence", ["s"], ["y"], axis=0)], [sequence], [value("y", ["N", 4])])
     np.testing.assert_array_equal(onnxgrad.load(back)([X, X]), np.concatenate([X, X]))
