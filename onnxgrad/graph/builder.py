@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.graph import infer, simplify
+from onnxgrad.graph import content, infer, operands, simplify
 from onnxgrad.graph.dims import Dim, Shape, broadcast, broadcast_of, dim_mul, division_of, size_of, terms_of
 from onnxgrad.graph.node import Node, attribute_defaults, python_attributes, since_version
 from onnxgrad.graph.tensor import Tensor
@@ -76,7 +76,7 @@ class Builder:
         shape = tuple(d if isinstance(d, int) else d.value for d in declared.shape)
         self._register(value, (declared.type.dtype, shape))
 
-    def _register(self, value: ir.Value, found: infer.Type | None) -> Tensor | None:
+    def _register(self, value: ir.Value, found: operands.Type | None) -> Tensor | None:
         """Make the tensor of a value, give open sizes a name, and remember where each size can be read."""
         if found is None or found[1] is None:
             return None
@@ -96,7 +96,7 @@ class Builder:
     def _type_node(self, node: ir.Node) -> None:
         inputs = tuple(None if v is None else self._tensors.get(v) for v in node.inputs)
         attrs = python_attributes(node)
-        found: Sequence[infer.Type | None] = [None] * len(node.outputs)
+        found: Sequence[operands.Type | None] = [None] * len(node.outputs)
         if None not in (t for t, v in zip(inputs, node.inputs, strict=True) if v is not None):
             with contextlib.suppress(infer.InferenceError):
                 version, outer = self._version(node.domain), self._captured(node)
@@ -107,7 +107,7 @@ class Builder:
             if tensor is None:
                 self._declare(value, declared)
             elif value is node.outputs[0]:
-                tensor.content = infer.infer_content(node, inputs, attrs, guess)
+                tensor.content = content.infer_content(node, inputs, attrs, guess)
         if (
             node.domain == ""
             and node.op_type not in _RANDOM
@@ -220,7 +220,7 @@ class Builder:
             tensor = self._register(value, guess)
             assert tensor is not None, f"{op_type}: no type for {value.name}"
             result.append(tensor)
-        result[0].content = infer.infer_content(node, operands, attrs, found[0])
+        result[0].content = content.infer_content(node, operands, attrs, found[0])
         return tuple(result)
 
     def _operand(self, operand: Any, dtype: ir.DataType | None) -> Tensor | None:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from onnxgrad.graph.dims import Dim, Shape, broadcast, dim_div, size_of
 from onnxgrad.graph.equation import equation_of, sizes_of, terms_of
-from onnxgrad.graph.infer import POINTWISE
+from onnxgrad.graph.sizes import POINTWISE
 from onnxgrad.graph.tensor import Tensor
 
 if TYPE_CHECKING:

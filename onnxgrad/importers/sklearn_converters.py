@@ -52,9 +52,9 @@ def _convert_network(scope: Any, operator: Any, container: Any) -> None:
 
 def _infer_targets(operator: Any) -> None:
     model = operator.raw_operator
-    inner = model.regressor_
-    targets = getattr(model.transformer_, "n_features_in_", None) or getattr(inner, "n_outputs_", 1)
-    _set_output(operator, targets)
+    _set_output(
+        operator, getattr(model.transformer_, "n_features_in_", None) or getattr(model.regressor_, "n_outputs_", 1)
+    )
 
 
 def _convert_targets(scope: Any, operator: Any, container: Any) -> None:
@@ -118,7 +118,7 @@ _FUNCTIONS: dict[Any, list[tuple[str, Any]]] = {
 # --- emission -------------------------------------------------------------------------------------
 
 
-def _set_output(operator: Any, targets: int) -> None:
+def _set_output(operator: Any, targets: Any) -> None:
     from skl2onnx.common.data_types import guess_tensor_type
 
     operator.outputs[0].type = guess_tensor_type(operator.inputs[0].type)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxgrad.graph.builder import Builder, captured_values
 from onnxgrad.graph.dims import Dim, Shape, broadcast_of, division_of, terms_of
-from onnxgrad.graph.infer import POINTWISE
+from onnxgrad.graph.sizes import POINTWISE
 
 #: Stands for a size that nothing is known of.
 _NOMINAL = 64

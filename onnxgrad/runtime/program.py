@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxgrad.augmentation import Augmentation
 from onnxgrad.errors import FeedError, MemoryBoundError, UnknownNameError
@@ -84,7 +85,8 @@ class Program:
             split = Split(SEEDS, dict.fromkeys(self.seed_inputs.values(), 0), dict.fromkeys(self.outputs[count:], 0))
         inputs = [v for v in model.graph.inputs if not v.is_initializer()]
         self.plan = Plan(augmentation.op, inputs, outputs, max_bytes, split)
-        self._open: Callable[[], Session] = lambda: open_model(model, settings)
+        self._model: ir.Model | None = model
+        self._settings = settings
         self._session: Session | None = None
         self._lock = threading.Lock()
 
@@ -181,7 +183,9 @@ class Program:
         """Return the outputs of one run."""
         if self._session is None:  # made late: a Jacobian that is too wide at once never needs it
             with self._lock:
-                self._session = self._session or self._open()
+                if self._model is not None:
+                    self._session, self._model = open_model(self._model, self._settings), None
+            assert self._session is not None
         return self._session.run(self.outputs, feeds)
 
     def too_large(self, least: Mapping[str, int]) -> MemoryBoundError:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from onnxgrad.graph.builder import Builder, captured_values
 from onnxgrad.graph.dims import Dim, atoms_of, dim_div, size_of
-from onnxgrad.graph.infer import POINTWISE
+from onnxgrad.graph.sizes import POINTWISE
 from onnxgrad.graph.node import Node
 from onnxgrad.rules import REGISTRY, samples
 from onnxgrad.rules.samples import Mixed, Samples

@@ -118,6 +118,7 @@ class Session:
             self._session = ort.InferenceSession(model, options, providers, enable_fallback=0)
         except Exception as error:  # onnxruntime's own derive from nothing narrower
             raise _explained("refuses the model", error) from error
+        self._session._model_bytes = None  # kept only to make the session anew, which nobody asks for
         self._run = self._session.run
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:

@@ -1,0 +1,150 @@
+"""Elements of small integer tensors, followed symbolically.
+
+The result of `Shape`, and arithmetic on it, decides the shapes of `Reshape`, `Expand`, `Slice` and others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from onnxgrad.graph.dims import Dim, dim_add, dim_div, dim_floordiv, dim_mul, dim_sub, size_of
+from onnxgrad.graph.operands import Attrs, Inputs, Type, elements_of, elements_or, shape_of
+from onnxgrad.graph.tensor import SMALL
+
+#: Types whose elements are followed.
+FOLLOWED = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
+
+Content = tuple[Dim, ...] | None
+ContentFormula = Callable[[Attrs, Inputs], Content]
+
+
+def infer_content(node: ir.Node, inputs: Inputs, attrs: Attrs, output: Type | None) -> tuple[Dim, ...] | None:
+    """Return the elements of a node's small integer output where they follow from what is known of its inputs."""
+    follow = CONTENTS.get(node.op_type) if node.domain == "" else None
+    if follow is None or output is None or output[0] not in FOLLOWED or not inputs or inputs[0] is None:
+        return None
+    if node.op_type == "Cast" and output[0] == ir.DataType.BOOL:
+        return None
+    return follow(attrs, inputs)
+
+
+def _shape_elements(attrs: Attrs, inputs: Inputs) -> Content:
+    return shape_of(inputs)[attrs.get("start", 0) : attrs.get("end")]
+
+
+def _same_elements(_: Attrs, inputs: Inputs) -> Content:
+    return elements_of(inputs, 0)
+
+
+def _gathered(attrs: Attrs, inputs: Inputs) -> Content:
+    elements, index = elements_of(inputs, 0), elements_of(inputs, 1)
+    if elements is None or index is None or len(shape_of(inputs)) != 1:
+        return None
+    return tuple(elements[i] for i in index if isinstance(i, int))
+
+
+def _sliced_elements(_: Attrs, inputs: Inputs) -> Content:
+    elements = elements_of(inputs, 0)
+    bounds = [elements_of(inputs, i) for i in (1, 2)]
+    step = elements_or(inputs, 4, [1])
+    if elements is None or None in bounds or step is None or len(shape_of(inputs)) != 1:
+        return None
+    start, end = (b[0] for b in bounds if b)
+    if not (isinstance(start, int) and isinstance(end, int) and isinstance(step[0], int)):
+        return None
+    if step[0] < 0 and end < -len(elements):
+        return elements[start :: step[0]]
+    return elements[start : end : step[0]]
+
+
+def _joined(_: Attrs, inputs: Inputs) -> Content:
+    parts = [elements_of(inputs, i) for i in range(len(inputs))]
+    if any(p is None for p in parts) or len(shape_of(inputs)) != 1:
+        return None
+    return tuple(d for part in parts if part for d in part)
+
+
+def _pointwise(function: Callable[..., Dim | None]) -> ContentFormula:
+    def apply(_: Attrs, inputs: Inputs) -> Content:
+        parts = [elements_of(inputs, i) for i in range(len(inputs))]
+        if any(p is None or len(shape_of(inputs, i)) > 1 for i, p in enumerate(parts)):
+            return None
+        known = [p for p in parts if p is not None]
+        length = max(map(len, known)) if all(known) else 0
+        if any(len(p) not in (1, length) for p in known):
+            return None
+        results = [function(*(p[i % len(p)] for p in known)) for i in range(length)]
+        return None if None in results else tuple(r for r in results if r is not None)
+
+    return apply
+
+
+def _divided(a: Dim, b: Dim) -> Dim | None:
+    exact = dim_div(a, b)
+    if exact is not None or not isinstance(b, int) or b <= 0:
+        return exact
+    return None if isinstance(a, int) and a < 0 else dim_floordiv(a, b)
+
+
+def _equal(a: Dim, b: Dim) -> Dim | None:
+    if a == b:
+        return 1
+    sizes_never_negative = any(isinstance(d, int) and d < 0 for d in (a, b))
+    both_known = isinstance(a, int) and isinstance(b, int)
+    return 0 if both_known or sizes_never_negative else None
+
+
+def _chosen(condition: Dim, a: Dim, b: Dim) -> Dim | None:
+    return (a if condition else b) if isinstance(condition, int) else None
+
+
+def _among_numbers(choose: Callable[[list[int]], int]) -> Callable[..., Dim | None]:
+    def apply(*dims: Dim) -> Dim | None:
+        numbers = [d for d in dims if isinstance(d, int)]
+        return choose(numbers) if len(numbers) == len(dims) else None
+
+    return apply
+
+
+def _filled(attrs: Attrs, inputs: Inputs) -> Content:
+    shape, value = elements_of(inputs, 0), attrs.get("value")
+    if shape is None or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] > SMALL:
+        return None
+    return (0 if value is None else int(value.numpy().item()),) * shape[0]
+
+
+def _ranged(_: Attrs, inputs: Inputs) -> Content:
+    bounds = [elements_of(inputs, i) for i in range(3)]
+    known = [int(b[0]) for b in bounds if b and isinstance(b[0], int)]
+    if len(known) != 3 or not known[2] or len(range(*known)) > SMALL:
+        return None
+    return tuple(range(*known))
+
+
+CONTENTS: dict[str, ContentFormula] = {
+    "Shape": _shape_elements,
+    "Size": lambda attrs, inputs: (size_of(shape_of(inputs)),),
+    "Identity": _same_elements,
+    "Cast": _same_elements,
+    "Reshape": _same_elements,
+    "Squeeze": _same_elements,
+    "Unsqueeze": _same_elements,
+    "Flatten": _same_elements,
+    "Gather": _gathered,
+    "Slice": _sliced_elements,
+    "Concat": _joined,
+    "Add": _pointwise(dim_add),
+    "Sub": _pointwise(dim_sub),
+    "Mul": _pointwise(dim_mul),
+    "Div": _pointwise(_divided),
+    "Neg": _pointwise(lambda a: dim_mul(-1, a)),
+    "Equal": _pointwise(_equal),
+    "Where": _pointwise(_chosen),
+    "Min": _pointwise(_among_numbers(min)),
+    "Max": _pointwise(_among_numbers(max)),
+    "ReduceProd": lambda attrs, inputs: None if (e := elements_of(inputs, 0)) is None else (size_of(e),),
+    "ConstantOfShape": _filled,
+    "Range": _ranged,
+}
