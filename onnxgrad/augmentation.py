@@ -23,7 +23,7 @@ from onnxgrad.errors import (
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import size_of
 from onnxgrad.graph.tensor import Tensor
-from onnxgrad.model.metadata import Derivative, record
+from onnxgrad.model.metadata import Derivative, record, weights_relied_on
 from onnxgrad.model.normalize import normalize
 from onnxgrad.model.read import Source, read
 from onnxgrad.model.signature import port_of
@@ -82,7 +82,13 @@ class Augmentation:
                 )
             return floats
         named = [self._tensor(name) for name in _names(names)]
+        fixed = weights_relied_on(self.model)
         for x in named:
+            if _name(x) in fixed:
+                raise TensorTypeError(
+                    f"the derivatives that this model has already were written for the number in {_name(x)!r}, and do "
+                    "not depend on it any more; differentiate the model without them, or by all tensors in one call"
+                )
             x.is_variable = True
         return named
 
@@ -255,7 +261,7 @@ class Augmentation:
             kept = self.primal_outputs if keep_outputs else []
         graph.outputs[:] = [*kept, *self._outputs]
         self.op.finish(self._outputs)
-        record(self.model, self._records)
+        record(self.model, self._records, self.op.relied_on)
         return self.model
 
     @property
@@ -380,7 +386,8 @@ class Augmentation:
 def _written(xs: Sequence[Tensor], gradients: Mapping[ir.Value, Tensor]) -> dict[ir.Value, Tensor]:
     """Return those of the gradients that are not zero, each written to the graph, so that it can be differentiated."""
     found = {x.value: gradients[x.value] for x in xs if x.value in gradients}
-    assert all(g.value.name for g in found.values())  # a value is written when it is asked for
+    for gradient in found.values():
+        _ = gradient.value  # a broadcast is written when its value is asked for
     return found
 
 

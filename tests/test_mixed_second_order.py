@@ -23,6 +23,26 @@ def product(w: np.ndarray, constant: bool) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
+@pytest.mark.parametrize("w", [1.0, 0.0, -1.0])
+def test_across_two_calls(w: float) -> None:
+    """A weight that happens to be 1, 0 or -1 is still a weight, in a model that is differentiated again."""
+    once = onnxgrad.gradient(product(np.array(w), True), wrt="x")
+    found = Runner(onnxgrad.jacobian(once, "grad_y_x", "w"))({"x": np.array([2.0, 5.0])})
+    np.testing.assert_array_equal(found["jac_grad_y_x_w"], [1.0, 1.0])
+
+
+def test_an_exponent_that_was_written_into_a_formula_is_refused_later() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["": 20]>
+        g (double[2] x) => (double[2] y) <double b = {2.0}> { y = Pow(x, b) }"""
+    )
+    once = onnxgrad.jacobian(model, wrt="x")
+    with pytest.raises(onnxgrad.TensorTypeError, match="written for the number in 'b'"):
+        onnxgrad.jacobian(once, "jac_y_x", "b")
+    both = Runner(onnxgrad.jacobian(model, wrt=["x", "b"]))({"x": np.array([2.0, 3.0])})
+    np.testing.assert_allclose(both["jac_y_b"], [4 * np.log(2), 9 * np.log(3)])
+
+
 @pytest.mark.parametrize("constant", [True, False])
 @pytest.mark.parametrize("w", [1.0, 0.0, -1.0, 3.0])
 @pytest.mark.parametrize("shape", [(), (1,), (2,)])

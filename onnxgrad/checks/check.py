@@ -17,7 +17,7 @@ from onnxgrad.checks.inputs import Trial, trials
 from onnxgrad.checks.precision import NARROW, CannotWidenError, to_float64
 from onnxgrad.checks.probe import probe
 from onnxgrad.checks.report import CheckReport, Primal, Row
-from onnxgrad.checks.verify import Setting, verify, verify_zero
+from onnxgrad.checks.verify import Remembering, Setting, verify, verify_zero
 from onnxgrad.errors import NotDifferentiableError, RunError
 from onnxgrad.model.normalize import normalize
 from onnxgrad.model.opsets import WORKING_OPSET
@@ -148,9 +148,8 @@ class _Check:
     # --- one set of inputs ---------------------------------------------------------------------------
 
     def _at(self, trial: Trial) -> tuple[list[Row], Primal, str, str, str]:
-        base = self._bases(trial)
-        feeds = {**trial.feeds, **{shift: np.zeros_like(base[name]) for name, shift in self.shifts.items()}}
-        points = {**base, **self._read(self.native, feeds)}
+        self.base = self._bases(trial)
+        feeds, points = self._own_point(trial)
         self.dtypes = {name: array.dtype for name, array in points.items()}
         live = [pair for pair, activity in self.activities.items() if activity.nodes or pair in self.same]
         possible = [pair for pair in live if not self.activities[pair].obstacles]
@@ -166,29 +165,27 @@ class _Check:
             engine = run.engine
             possible = [pair for pair in possible if pair not in own.refused]
             derivatives = Derivatives(model, possible, points, modes, self.threads)
-        rows = []
-        for done, pair in enumerate(self.activities):
-            if self.progress is not None:
-                self.progress(done, len(self.activities) + 1)
-            rng = np.random.default_rng([self.seed, done])
-            refused = self._refused(pair) or own.refused.get(pair) or derivatives.refused.get(pair)
-            if refused:
-                rows.append(Row(*pair, "refused", refused))
-                continue
-            setting = self._setting(pair, run, derivatives, feeds, base, precision)
-            if pair not in live:
-                rows.append(verify_zero(*pair, self._why_zero(pair), setting, rng))
-                continue
-            row = verify(*pair, setting, rng)
-            if wide is not None and row.verdict == "not runnable":
-                row = self._without_float64(pair, trial, base, row, rng)
-            elif wide is not None:
-                row = self._in_own_type(row, own, derivatives, trial, feeds, points, rng)
-            rows.append(row)
+        rows: dict[Pair, Row] = {}
+        for k, x in enumerate(self.wrt):
+            setting = self._setting(x, k, run, derivatives, feeds, trial, precision)
+            for pair in [pair for pair in self.activities if pair[1] == x]:
+                if self.progress is not None:
+                    self.progress(len(rows), len(self.activities) + 1)
+                refused = self._refused(pair) or own.refused.get(pair) or derivatives.refused.get(pair)
+                if refused:
+                    rows[pair] = Row(*pair, "refused", refused)
+                elif pair not in live:
+                    rows[pair] = verify_zero(*pair, self._why_zero(pair), setting)
+                else:
+                    rows[pair] = row = verify(*pair, setting)
+                    if wide is not None and row.verdict == "not runnable":
+                        rows[pair] = self._without_float64(pair, k, trial, row)
+                    elif wide is not None:
+                        rows[pair] = self._in_own_type(row, own, derivatives, trial, setting, points)
         primal = self._primal(trial, own)
         if self.progress is not None:
             self.progress(len(self.activities) + 1, len(self.activities) + 1)
-        return rows, primal, precision, engine or "", trial.note
+        return [rows[pair] for pair in self.activities], primal, precision, engine or "", trial.note
 
     def _bases(self, trial: Trial) -> dict[str, Array]:
         """Return the values of `wrt` at the point."""
@@ -200,13 +197,19 @@ class _Check:
             arrays.update(zip(inside, Evaluator(reader, threads=self.threads)(trial.feeds).values(), strict=True))
         return arrays
 
+    def _own_point(self, trial: Trial) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Return the feeds of the probe, and the values of `wrt` and `of`, in the model's own type."""
+        shifts = {shift: np.zeros_like(self.base[name]) for name, shift in self.shifts.items()}
+        feeds = {**trial.feeds, **shifts}
+        return feeds, {**self.base, **self._read(self.native, feeds)}
+
     def _read(self, run: Evaluator, feeds: Mapping[str, Any]) -> dict[str, Array]:
         return dict(zip(self.of, map(np.asarray, run(feeds).values()), strict=True))
 
     def _wide(
         self, feeds: Mapping[str, Any], points: Mapping[str, Array]
     ) -> tuple[ir.Model, Evaluator, dict[str, Any], dict[str, Array], str] | None:
-        """Return the model in float64 with what runs it, feeds, points and digits; None where that does not work out."""
+        """Return the model in float64 with what runs it, feeds, points and digits; None where it has no such form."""
         try:
             model = self._normalized()
             precision = "float64" if to_float64(model) else "float32"
@@ -229,31 +232,31 @@ class _Check:
 
     def _setting(
         self,
-        pair: Pair,
+        x: str,
+        k: int,
         run: Evaluator,
         derivatives: Derivatives,
         feeds: Mapping[str, Any],
-        base: Mapping[str, Array],
+        trial: Trial,
         precision: str,
     ) -> Setting:
-        moved = self.shifts.get(pair[1], pair[1])
-        value = np.asarray(base[pair[1]]).astype(np.float64)
+        fed = self.shifts.get(x, x)
         return Setting(
-            lambda fed: self._read(run, fed),
+            Remembering(lambda value: self._read(run, {**feeds, fed: value})),
             derivatives,
-            feeds,
-            moved,
-            np.asarray(feeds[moved]),
-            _scale(value),
+            {name: value for name, value in feeds.items() if name in trial.feeds},
+            x if fed == x else None,
+            np.asarray(feeds[fed]),
+            _scale(self.base[x].astype(np.float64)),
             precision,
+            (self.seed, k),
         )
 
-    def _without_float64(self, pair: Pair, trial: Trial, base: Mapping[str, Array], row: Row, rng: Any) -> Row:
+    def _without_float64(self, pair: Pair, k: int, trial: Trial, row: Row) -> Row:
         """Check a pair in the model's own type, since its derivative does not run in float64."""
-        feeds = {**trial.feeds, **{shift: np.zeros_like(base[name]) for name, shift in self.shifts.items()}}
-        points = {**base, **self._read(self.native, feeds)}
+        feeds, points = self._own_point(trial)
         derivatives = Derivatives(self.model, [pair], points, threads=self.threads)
-        again = verify(*pair, self._setting(pair, self.native, derivatives, feeds, base, "float32"), rng)
+        again = verify(*pair, self._setting(pair[1], k, self.native, derivatives, feeds, trial, "float32"))
         return replace(again, detail=f"{again.detail}; in the model's own type, since {row.detail}".removeprefix("; "))
 
     def _refused(self, pair: Pair) -> str:
@@ -272,18 +275,17 @@ class _Check:
         own: Derivatives,
         wide: Derivatives,
         trial: Trial,
-        feeds: Mapping[str, Any],
+        setting: Setting,
         points: Mapping[str, Array],
-        rng: np.random.Generator,
     ) -> Row:
         """Run the derivative as a user would, and compare it with that in float64."""
         if row.verdict not in ("right", "kink"):
             return row
         pair = row.of, row.wrt
+        rng = np.random.default_rng(setting.seed)
         ct = rng.normal(size=points[row.of].shape) * np.isfinite(points[row.of])
-        plain = {name: value for name, value in feeds.items() if name in trial.feeds}
         try:
-            exact = wide.vjp(*pair, plain, ct)
+            exact = wide.vjp(*pair, setting.feeds, ct)
             found = own.vjp(*pair, trial.feeds, ct.astype(self.dtypes[row.of])).astype(np.float64)
         except RunError as error:
             if self.plain.engine == REFERENCE:  # no wonder: the model itself does not run in onnxruntime

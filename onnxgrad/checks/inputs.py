@@ -1,4 +1,4 @@
-"""Inputs to check a model with, where the user gives none: arrays of sensible ranges, of several kinds to try in turn."""
+"""Inputs to check a model with, where the user gives none: arrays of sensible ranges, several kinds to try in turn."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,25 +32,66 @@ _JUMP = "a jump or an infinite slope"
 
 @dataclass(frozen=True)
 class Setting:
-    """All that is needed to take differences of one output along one input.
+    """All that is needed to take differences along one input.
 
     Attributes:
-        run: the function: feeds in, all outputs under test out.
+        run: the function: a value of the input, or a shift of it, in; all outputs under test out.
         derivatives: the derivatives under test.
-        feeds: the point.
-        moved: the name by which the input is fed to `run`.
-        base: its value there: the point itself, or zeros where a shift is fed.
-        scale: how far each of its elements is moved at most, at t = 1.
+        feeds: the point, as the derivatives take it.
+        name: the input, as it is called in `feeds`; None where it is no input but shifted.
+        base: its value there, or zeros where it is shifted.
+        scale: how far each of its elements is moved, at t = 1, more or less.
         precision: "float64" or "float32".
+        seed: of the random directions, which are the same for all outputs, so that `run` may remember what it gave.
     """
 
-    run: Callable[[Mapping[str, Any]], Mapping[str, Array]]
+    run: Callable[[Array], Mapping[str, Array]]
     derivatives: Derivatives
     feeds: Mapping[str, Any]
-    moved: str
+    name: str | None
     base: Array
     scale: Array
     precision: str
+    seed: tuple[int, ...]
+
+    def direction(self, k: int) -> Array:
+        """Return the k-th random direction: each element moves by half to one and a half times its scale, up or down."""
+        rng = np.random.default_rng([*self.seed, k])
+        shape = self.base.shape
+        return self.scale * rng.uniform(0.5, 1.5, size=shape) * rng.choice([-1.0, 1.0], size=shape)
+
+    def value(self, of: str) -> Array:
+        """Return the output at the point."""
+        return np.asarray(self.run(self.base)[of])
+
+    def moved_to(self, base: Array) -> Setting:
+        """Return the setting at another point."""
+        assert self.name is not None
+        return replace(self, base=base, feeds={**self.feeds, self.name: base})
+
+
+class Remembering:
+    """A function that keeps its last results.
+
+    Args:
+        function: from an array to arrays by name.
+        limit: how many bytes of results to keep.
+    """
+
+    def __init__(self, function: Callable[[Array], Mapping[str, Array]], limit: int = 2**28) -> None:
+        self._function = function
+        self._known: dict[bytes, Mapping[str, Array]] = {}
+        self._room = limit
+
+    def __call__(self, x: Array) -> Mapping[str, Array]:
+        key = hashlib.blake2b(x.tobytes()).digest()
+        found = self._known.get(key)
+        if found is None:
+            found = self._function(x)
+            self._room -= sum(np.asarray(value).nbytes for value in found.values())
+            if self._room > 0:
+                self._known[key] = found
+        return found
 
 
 @dataclass
@@ -72,8 +114,9 @@ class Evidence:
     adjoint: float | None = None
 
 
-def verify(of: str, wrt: str, setting: Setting, rng: np.random.Generator) -> Row:
+def verify(of: str, wrt: str, setting: Setting) -> Row:
     """Hold the derivative of one output by one input against differences."""
+    rng = np.random.default_rng(setting.seed)
     evidence = Evidence()
     try:
         _look(of, wrt, setting, rng, evidence)
@@ -91,12 +134,13 @@ def verify(of: str, wrt: str, setting: Setting, rng: np.random.Generator) -> Row
     return Row(of, wrt, verdict, detail, derivative, difference, tolerance, evidence.adjoint)
 
 
-def verify_zero(of: str, wrt: str, reason: str, setting: Setting, rng: np.random.Generator) -> Row:
+def verify_zero(of: str, wrt: str, reason: str, setting: Setting) -> Row:
     """Hold against differences that a derivative is zero by nature."""
+    rng = np.random.default_rng(setting.seed)
     try:
-        for _ in range(_ENOUGH):
-            direction = _direction(setting, rng)
-            choice = _choice(_value(setting, of), rng)
+        for k in range(_ENOUGH):
+            direction = setting.direction(k)
+            choice = _choice(setting.value(of), rng)
             difference = central(_line(setting, of, direction, lambda y: y.ravel()[choice]), setting.precision)  # noqa: B023
             moving = _strange(np.zeros(choice.size), difference, setting, 0)
             choice = choice[moving][:_PLACES]
@@ -112,22 +156,22 @@ def verify_zero(of: str, wrt: str, reason: str, setting: Setting, rng: np.random
 
 def _look(of: str, wrt: str, setting: Setting, rng: np.random.Generator, evidence: Evidence) -> None:
     """Compare along random directions until the case is clear."""
-    y = _value(setting, of)
+    y = setting.value(of)
     finite = np.isfinite(y)
-    for _ in range(_DIRECTIONS):
+    for k in range(_DIRECTIONS):
         if evidence.errors or evidence.kinks or max(evidence.agreed, evidence.unexplained) >= _ENOUGH:
             return
-        direction = _direction(setting, rng)
+        direction = setting.direction(k)
         ct = rng.normal(size=y.shape) * finite
         choice = _choice(y, rng)
-        g = setting.derivatives.vjp(of, wrt, _plain(setting), ct.astype(y.dtype)).astype(np.float64)
+        g = setting.derivatives.vjp(of, wrt, setting.feeds, ct.astype(y.dtype)).astype(np.float64)
         if g.shape != direction.shape:
             evidence.errors.append(f"the derivative has shape {list(g.shape)}, the input {list(direction.shape)}")
             return
         if finite.all():
             _not_finite(of, setting, g, direction, evidence)
         direction = np.where(np.isfinite(g), direction, 0.0)
-        u = setting.derivatives.jvp(of, wrt, _plain(setting), direction.astype(setting.base.dtype))
+        u = setting.derivatives.jvp(of, wrt, setting.feeds, direction.astype(setting.base.dtype))
         if u is not None and not np.isfinite(g).all():  # 0 · inf, of elements that do not move
             choice = choice[np.isfinite(u.ravel()[choice])]
 
@@ -184,16 +228,6 @@ def _adjoint(evidence: Evidence, forward: float, backward: float, size: float) -
 # --- lines ------------------------------------------------------------------------------------
 
 
-def _direction(setting: Setting, rng: np.random.Generator) -> Array:
-    """Return a random direction: each element moves by half to one and a half times its scale, up or down."""
-    shape = setting.base.shape
-    return setting.scale * rng.uniform(0.5, 1.5, size=shape) * rng.choice([-1.0, 1.0], size=shape)
-
-
-def _value(setting: Setting, of: str) -> Array:
-    return np.asarray(setting.run({**setting.feeds, setting.moved: setting.base})[of])
-
-
 def _choice(y: Array, rng: np.random.Generator) -> Array:
     """Return which elements of an output are looked at one by one: the finite ones, or a random choice of many."""
     finite: Array = np.flatnonzero(np.isfinite(y))
@@ -208,21 +242,15 @@ def _contracted(ct: Array, values: Array) -> float:
 
 def _line(setting: Setting, of: str, direction: Array, look_at: Callable[[Array], Array]) -> Callable[[float], Array]:
     """Return what is looked at as a function of how far the input moves; NaN where the shape of the output changes."""
-    here = _value(setting, of).astype(np.float64)
+    here = setting.value(of).astype(np.float64)
     shape, size = here.shape, look_at(here).shape
 
     def line(t: float) -> Array:
         moved = np.asarray(setting.base + t * direction, setting.base.dtype)
-        y = np.asarray(setting.run({**setting.feeds, setting.moved: moved})[of]).astype(np.float64)
+        y = np.asarray(setting.run(moved)[of]).astype(np.float64)
         return look_at(y) if y.shape == shape else np.full(size, np.nan)
 
     return line
-
-
-def _plain(setting: Setting) -> dict[str, Any]:
-    """The feeds of a derivative, which has no shifts."""
-    feeds = {name: value for name, value in setting.feeds.items() if not name.startswith("onnxgrad/shift_")}
-    return {**feeds, setting.moved: setting.base} if setting.moved in feeds else feeds
 
 
 # --- where it is wrong --------------------------------------------------------------------------
@@ -233,7 +261,7 @@ def _not_finite(of: str, setting: Setting, g: Array, direction: Array, evidence:
     for element in np.flatnonzero(~np.isfinite(g) & (direction != 0))[:_PLACES]:
         part = np.zeros(direction.size)
         part[element] = length = direction.ravel()[element]
-        choice = np.flatnonzero(np.isfinite(_value(setting, of)))[:_ELEMENTS]
+        choice = np.flatnonzero(np.isfinite(setting.value(of)))[:_ELEMENTS]
         line = _line(setting, of, part.reshape(direction.shape), lambda y, choice=choice: y.ravel()[choice])  # type: ignore[misc]
         place = [int(i) for i in np.unravel_index(element, g.shape)]
         if any(sides.jump for sides in one_sided(line, setting.precision)):
@@ -265,10 +293,10 @@ def _search(of: str, wrt: str, setting: Setting, direction: Array, ct: Array, ev
         """Return, for a part of the direction, the outputs that disagree, with exact and differences."""
         nonlocal tests
         tests += 1
-        u = setting.derivatives.jvp(of, wrt, _plain(setting), part.astype(setting.base.dtype))
+        u = setting.derivatives.jvp(of, wrt, setting.feeds, part.astype(setting.base.dtype))
         single = u is None or u.size > _ELEMENTS
         if u is None or single:
-            g = setting.derivatives.vjp(of, wrt, _plain(setting), ct)
+            g = setting.derivatives.vjp(of, wrt, setting.feeds, ct)
             exact = np.array([_contracted(part, g.astype(np.float64))])
         else:
             exact = u.ravel().astype(np.float64)
@@ -333,19 +361,19 @@ def _beside(
 
     A weight cannot be moved there.
     """
-    if setting.moved not in _plain(setting):
+    if setting.name is None:
         return verdict, detail
     if verdict == "undecided":
-        choice = _choice(_value(setting, of), rng)
-        line = _line(setting, of, _direction(setting, rng), lambda y: y.ravel()[choice])
+        choice = _choice(setting.value(of), rng)
+        line = _line(setting, of, setting.direction(0), lambda y: y.ravel()[choice])
         if not any(sides.jump for sides in one_sided(line, setting.precision)):
             return verdict, detail
         detail = f"at {_JUMP}"
     for far in (0.01, 0.1, 0.3):
         shift = far * setting.scale * rng.uniform(-1, 1, size=setting.base.shape)
         evidence = Evidence()
-        moved = np.asarray(setting.base + shift, setting.base.dtype)
-        _look(of, wrt, Setting(**{**vars(setting), "base": moved}), rng, evidence)
+        moved = setting.moved_to(np.asarray(setting.base + shift, setting.base.dtype))
+        _look(of, wrt, moved, rng, evidence)
         there, why = _judge(evidence)
         if there == "right":
             return "kink", detail
@@ -354,4 +382,4 @@ def _beside(
     return "undecided", f"at a kink, and beside it too: {detail}"
 
 
-__all__ = ["Setting", "verify", "verify_zero"]
+__all__ = ["Remembering", "Setting", "verify", "verify_zero"]

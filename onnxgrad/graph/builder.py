@@ -35,6 +35,10 @@ class Builder:
 
     Args:
         model: the model, in the working form of `onnxgrad.model.normalize`; only `finish` changes it.
+
+    Attributes:
+        nodes: the nodes emitted so far; `finish` decides which of them are written.
+        relied_on: names of weights whose numbers were written into formulas.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -51,6 +55,7 @@ class Builder:
         self._names = {v.name for v in values}
         self._dim_names = {d.value for v in values if v.shape is not None for d in v.shape if not isinstance(d, int)}
         self._phantoms: set[ir.Value] = set()
+        self.relied_on: set[str] = set()
         self._node_names = {node.name for node in model.graph}
         self._fresh = 0
         self._functions = [ir.serde.serialize_function(f) for f in model.functions.values()]

@@ -92,11 +92,23 @@ class Tensor:
 
     @property
     def scalar(self) -> float | None:
-        """The one number that all elements are equal to where that is known, else None."""
+        """The one number that all elements are equal to where that is known, else None.
+
+        That of a weight does not count: a formula written without it would not depend on it when differentiated again.
+        """
         if self.spread is not None:
             return self.spread.scalar
-        const = self.const
+        const = self.const if self.is_literal or not self.is_float else None
         return const.item() if const is not None and const.size == 1 and const.dtype.kind != "c" else None
+
+    def relied_on(self) -> np.ndarray | None:
+        """The elements of a small constant, for a formula that is written for them, or None.
+
+        The builder notes it: such a formula does not depend on the constant any more.
+        """
+        if self.const is not None and self.is_float and not self.is_literal:
+            self.op.relied_on.add(self.value.name or "")
+        return self.const
 
     @property
     def ints(self) -> list[int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,14 +45,34 @@ class Derivative:
     index: int | tuple[int, ...] | str | None = None
 
 
-def record(model: ir.Model, items: Sequence[Derivative]) -> None:
+def record(model: ir.Model, items: Sequence[Derivative], relied_on: Collection[str] = ()) -> None:
     """Write down in `model`, in place, what derivatives it returns, after those that it has already.
+
+    Args:
+        model: the model.
+        items: the derivatives.
+        relied_on: names of weights whose numbers are written into the derivatives, which do not depend on them any more.
 
     Raises:
         ModelReadError: if what is there already is damaged.
     """
     everything = [asdict(item) for item in (*_recorded(model), *items)]
-    model.metadata_props[KEY] = json.dumps({"version": _VERSION, "derivatives": everything}, ensure_ascii=False)
+    envelope = {
+        "version": _VERSION,
+        "derivatives": everything,
+        "relied_on": sorted({*relied_on, *weights_relied_on(model)}),
+    }
+    model.metadata_props[KEY] = json.dumps(envelope, ensure_ascii=False)
+
+
+def weights_relied_on(model: ir.Model) -> list[str]:
+    """Return the names of the weights whose numbers are written into the derivatives of a model.
+
+    Raises:
+        ModelReadError: if the record is damaged.
+    """
+    _recorded(model)
+    return list(json.loads(model.metadata_props.get(KEY, "{}")).get("relied_on", []))
 
 
 def derivatives(source: Source) -> list[Derivative]:

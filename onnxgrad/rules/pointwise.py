@@ -33,10 +33,11 @@ elementwise("Log", lambda op, y, x: op.Reciprocal(x), versions=(13,))
 
 def _power_by_base(op: Builder, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``b · a^(b-1)``, which is 0 where b is 0, also at a = 0."""
-    b = op.cast(b, a.dtype)
-    exponent = b.scalar
-    if exponent is not None:
+    known = b.relied_on()
+    if known is not None and known.size == 1 and b.rank <= a.rank:
+        exponent = known.item()
         return exponent * a if exponent == 2 else exponent * op.Pow(a, exponent - 1)
+    b = op.cast(b, a.dtype)
     zero = op.Equal(b, 0)
     return op.Where(zero, 0, b * op.Pow(a, op.Where(zero, 1, b - 1)))
 

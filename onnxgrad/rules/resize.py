@@ -61,7 +61,8 @@ class _Resize:
         """Return the scale of an axis where it is known."""
         place = self.axes.index(axis)
         if self.scales is not None:
-            return None if self.scales.const is None else float(self.scales.const[place])
+            known = self.scales.relied_on()
+            return None if known is None else float(known[place])
         return None if self.joint else dim_div(self.node.y.shape[axis], self.node.x.shape[axis])
 
     def changed(self) -> list[int]:
@@ -71,7 +72,7 @@ class _Resize:
     def _is_whole(self, axis: int) -> bool:
         if self.roi is None:
             return True
-        ends, place = self.roi.const, self.axes.index(axis)
+        ends, place = self.roi.relied_on(), self.axes.index(axis)
         return ends is not None and ends[place] == 0 and ends[place + len(self.axes)] == 1
 
     def repeats(self, axis: int) -> int | None:
@@ -86,8 +87,9 @@ class _Resize:
 
 def _picked(op: Builder, vector: Tensor, places: Sequence[int]) -> Tensor:
     """Return elements of a vector; of a constant one, as a constant."""
-    if vector.const is not None:
-        return op.constant(vector.const[list(places)], vector.dtype)
+    known = vector.relied_on()
+    if known is not None:
+        return op.constant(known[list(places)], vector.dtype)
     return op.Gather(vector, list(places))
 
 

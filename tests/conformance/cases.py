@@ -27,8 +27,8 @@ class Case:
 
     Attributes:
         name: name of ONNX's case.
-        form: "given" as it is; "constants": inputs that are no floating-point numbers are constants of the model; "symbolic": that,
-            and no size of the other inputs is known.
+        form: "given" as it is; "constants": inputs that are no floating-point numbers are constants of the model;
+            "symbolic": that, and no size of the other inputs is known.
         model: the model.
         feeds: its inputs.
     """
