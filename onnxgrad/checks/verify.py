@@ -55,10 +55,11 @@ class Setting:
     seed: tuple[int, ...]
 
     def direction(self, k: int) -> Array:
-        """Return the k-th random direction: each element moves by half to one and a half times its scale, up or down."""
+        """Return the k-th random direction: each element moves by 0.5 to 1.5 times its scale, up or down."""
         rng = np.random.default_rng([*self.seed, k])
         shape = self.base.shape
-        return self.scale * rng.uniform(0.5, 1.5, size=shape) * rng.choice([-1.0, 1.0], size=shape)
+        lengths: Array = rng.uniform(0.5, 1.5, size=shape) * rng.choice([-1.0, 1.0], size=shape)
+        return self.scale * lengths
 
     def value(self, of: str) -> Array:
         """Return the output at the point."""
@@ -84,6 +85,7 @@ class Remembering:
         self._room = limit
 
     def __call__(self, x: Array) -> Mapping[str, Array]:
+        """Return what the function gives, or gave before, for the same array."""
         key = hashlib.blake2b(x.tobytes()).digest()
         found = self._known.get(key)
         if found is None:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import onnx_ir as ir
 
 from onnxgrad.graph.builder import Builder, captured_values
-from onnxgrad.graph.dims import Dim, atoms_of, dim_div, size_of
-from onnxgrad.graph.sizes import POINTWISE
+from onnxgrad.graph.dims import Dim, atoms_of, dim_div, dim_mul, size_of
 from onnxgrad.graph.node import Node
+from onnxgrad.graph.sizes import POINTWISE
+from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules import REGISTRY, samples
 from onnxgrad.rules.samples import Mixed, Samples
 
@@ -105,8 +106,17 @@ def _follow(op: Builder, node: ir.Node, states: dict[ir.Value, _State], size: st
     known = all(op.tensor(v) is not None for v in (*node.inputs, *node.outputs) if v is not None and v.name)
     if known and not captured and "mixed" not in entering:
         with contextlib.suppress(Mixed):
-            found = _through(op.view(node), entering, size)
+            view = op.view(node)
+            found = [_checked(s, t, size) for s, t in zip(_through(view, entering, size), view.outputs, strict=True)]
     states.update((v, s) for v, s in zip(node.outputs, found, strict=True) if s is not None)
+
+
+def _checked(state: _State | None, tensor: Tensor | None, size: str) -> _State | None:
+    """Return the state of a value, but "mixed" if the axis of its samples has another size than they fill."""
+    place = state.place if isinstance(state, _Positions) else state
+    if not isinstance(place, Samples) or tensor is None:
+        return state
+    return state if tensor.shape[place.axis] == dim_mul(place.outer, size, place.inner) else "mixed"
 
 
 def _through(node: Node, entering: Sequence[_State | None], size: str) -> Sequence[_State | None]:
@@ -116,21 +126,23 @@ def _through(node: Node, entering: Sequence[_State | None], size: str) -> Sequen
         place = places[0]
         return [None if place is not None and not start <= place.axis < end else "size"]
     if set(entering) <= {None, "size"}:
-        return _from_size(node, size)
+        return _from_size(node, entering[0] is None, size)
     if any(isinstance(s, _Positions) for s in entering):
         return _by_position(node, entering)
     sized = {i for i, s in enumerate(entering) if s == "size"}
     if sized and sized != _TARGETS.get(node.operator):
         raise Mixed("the number of samples enters the computation")
     if node.operator in POINTWISE or node.operator in _MORE_POINTWISE:
-        return samples.aligned(node, places)
+        return _aligned(node, places)
     if node.operator in ("ArgMax", "ArgMin"):
         return samples.reduced(samples.axis_attribute)(node, places)
     if node.operator == "Gather" and places[0] is None and places[1] is not None:  # as of embeddings
         axis = node.attr("axis", 0) % node.x.rank
         return [Samples(places[1].axis + axis, places[1].outer, places[1].inner)]
-    chosen = [i for i, t in enumerate(node.inputs) if i and places[i] is not None and t is not None and not t.is_float]
-    if chosen and node.operator not in _ALONG_WITH_INDICES:
+    if node.operator in ("GatherElements", "ScatterElements"):  # each element has an index, of the same sample
+        if not all(places):
+            raise Mixed("something is meant for some of the samples")
+    elif any(place and i and t is not None and not t.is_float for i, (t, place) in _numbered(node.inputs, places)):
         raise Mixed("samples choose what is computed of others")
     rule = REGISTRY.get(node.operator)
     if rule is None or rule.follow is None:
@@ -155,9 +167,24 @@ def _by_position(node: Node, entering: Sequence[_State | None]) -> Sequence[_Sta
     raise Mixed("positions among all samples are used in a way that is not followed")
 
 
-def _from_size(node: Node, size: str) -> Sequence[_State | None]:
-    """Follow a node that the number of samples reaches, but no sample does."""
-    if node.operator == "ConstantOfShape" or (node.operator == "Expand" and node.x.rank <= node.y.rank):
+def _aligned(node: Node, places: Sequence[Samples | None]) -> Sequence[_State | None]:
+    """Follow an elementwise operator, in which what is no sample must be the same for all of them."""
+    found = samples.aligned(node, places)
+    assert found[0] is not None
+    from_right = found[0].axis - node.y.rank
+    for tensor, place in zip(node.inputs, places, strict=True):
+        if place is None and tensor is not None and tensor.rank >= -from_right and tensor.shape[from_right] != 1:
+            raise Mixed("something is meant for some of the samples")
+    return found
+
+
+def _numbered(*columns: Sequence[Any]) -> Iterable[tuple[int, tuple[Any, ...]]]:
+    return enumerate(zip(*columns, strict=True))
+
+
+def _from_size(node: Node, constant: bool, size: str) -> Sequence[_State | None]:
+    """Follow a node that the number of samples reaches, but no sample does; `constant`: nor its first input."""
+    if node.operator == "ConstantOfShape" or (node.operator == "Expand" and constant and node.x.rank <= node.y.rank):
         old = () if node.operator == "ConstantOfShape" else node.x.shape
         before: tuple[Dim, ...] = (1,) * (node.y.rank - len(old)) + tuple(old)
         axes = [i for i, dim in enumerate(node.y.shape) if size in _names(dim)]
@@ -175,8 +202,4 @@ def _names(dim: Dim) -> frozenset[str]:
 #: Operators that may get the number of samples in the given input: all it does there is to give the result its shape.
 _TARGETS = {"Reshape": {1}, "Expand": {1}}
 #: Operators that act on each element alone, besides those of which the shape is known that way.
-_MORE_POINTWISE = frozenset(
-    "And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CastLike Identity IsInf IsNaN".split()
-)
-#: Operators that have an index for each element, of the same sample as the element.
-_ALONG_WITH_INDICES = frozenset(["GatherElements", "ScatterElements"])
+_MORE_POINTWISE = frozenset("BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CastLike Identity PRelu".split())
