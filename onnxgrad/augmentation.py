@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxgrad.autodiff.activity import analyze
 from onnxgrad.autodiff.jacobian import cheapest_jacobians, second_derivatives
@@ -61,7 +62,8 @@ class Augmentation:
     def of(self, names: Names) -> list[Tensor]:
         """Return the tensors to differentiate."""
         if names is None:
-            floats = [t for v in self.primal_outputs if (t := self.op.tensor(v)) is not None and t.is_float]
+            outputs = map(_behind_zip_map, self.primal_outputs)
+            floats = [t for v in outputs if (t := self.op.tensor(v)) is not None and t.is_float]
             if not floats:
                 raise TensorTypeError(
                     "the model has no floating-point output to differentiate "
@@ -261,6 +263,8 @@ class Augmentation:
             kept = self.primal_outputs if keep_outputs else []
         graph.outputs[:] = [*kept, *self._outputs]
         self.op.finish(self._outputs)
+        if keep_outputs is not True:
+            RemoveUnusedNodesPass()(self.model)  # onnxruntime would run what leads to no output, too
         record(self.model, self._records, self.op.relied_on)
         return self.model
 
@@ -389,6 +393,13 @@ def _written(xs: Sequence[Tensor], gradients: Mapping[ir.Value, Tensor]) -> dict
     for gradient in found.values():
         _ = gradient.value  # a broadcast is written when its value is asked for
     return found
+
+
+def _behind_zip_map(value: ir.Value) -> ir.Value:
+    """Return the scores of which a `ZipMap` makes a sequence of maps, as scikit-learn's classifiers end."""
+    node = value.producer()
+    scores = node.inputs[0] if node is not None and node.op_type == "ZipMap" else None
+    return value if scores is None else scores
 
 
 def _has_rule(key: tuple[str, str, str]) -> bool:

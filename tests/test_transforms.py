@@ -267,6 +267,35 @@ def test_outputs_to_keep() -> None:
         onnxgrad.vjp(model, of="y", keep_outputs=["grad_y"])
 
 
+def test_what_leads_to_no_output_is_taken_out() -> None:
+    """The last layer of the network is not needed for its own derivative."""
+    model = mlp([3, 5, 1])
+    kinds = [node.output[0] for node in onnxgrad.gradient(model, keep_outputs=False).graph.node]
+    assert "h0" in kinds
+    assert not {"y", "z1"} & set(kinds)
+    assert "y" in [node.output[0] for node in onnxgrad.gradient(model).graph.node]
+
+
+def test_scores_behind_a_zip_map() -> None:
+    model = parsed(
+        """g (float[N,3] x) => (float[N,3] z) { s = Softmax(x)
+        z = ai.onnx.ml.ZipMap<classlabels_int64s = [0, 1, 2]>(s) }"""
+    )
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    model.graph.output[0].CopyFrom(
+        helper.make_value_info(
+            "z",
+            helper.make_sequence_type_proto(
+                helper.make_map_type_proto(
+                    onnx.TensorProto.INT64, helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [])
+                )
+            ),
+        )
+    )
+    augmented = onnxgrad.jacobian(model)
+    assert [o.name for o in augmented.graph.output] == ["z", "jac_s_x"]
+
+
 def test_taken_names_get_a_suffix() -> None:
     once = onnxgrad.jacobian(mlp([3, 2]))
     twice = onnxgrad.jacobian(once, of="y")
