@@ -51,7 +51,7 @@ def record(model: ir.Model, items: Sequence[Derivative], relied_on: Collection[s
     Args:
         model: the model.
         items: the derivatives.
-        relied_on: names of weights whose numbers are written into the derivatives, which do not depend on them any more.
+        relied_on: names of weights whose numbers are written into the derivatives, so that these do not depend on them.
 
     Raises:
         ModelReadError: if what is there already is damaged.

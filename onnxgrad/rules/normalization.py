@@ -34,8 +34,8 @@ def _axis(node: Node) -> list[int]:
 def softmax(op: Builder, node: Node, ct: Tensor) -> Tensor:
     """``x̄ = y · (ȳ - Σ ȳ y)``.
 
-    A row of attention that is masked altogether is NaN here, and a `Where` behind puts 0 in its place; then ȳ is 0, and y
-    must not turn it into NaN.
+    A row of attention that is masked altogether is NaN here, and a `Where` behind puts 0 in its place; then ȳ is 0, and
+    y must not turn it into NaN.
     """
     y = node.y
     if _chosen_from(node.ir.outputs[0]):

@@ -35,7 +35,7 @@ def _power_by_base(op: Builder, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``b · a^(b-1)``, which is 0 where b is 0, also at a = 0."""
     known = b.relied_on()
     if known is not None and known.size == 1 and b.rank <= a.rank:
-        exponent = known.item()
+        exponent = float(known.item())
         return exponent * a if exponent == 2 else exponent * op.Pow(a, exponent - 1)
     b = op.cast(b, a.dtype)
     zero = op.Equal(b, 0)

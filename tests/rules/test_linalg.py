@@ -26,7 +26,9 @@ CASES = [
     Case("MatMul", [a(5, 2, 3), a(3)], label="batch-vector"),
     Case("Gemm", [a(2, 3), a(3, 4), a(4)]),
     Case("Gemm", [a(2, 3), a(3, 4)], label="no-bias"),
-    Case("Gemm", [a(3, 2), a(4, 3), a(2, 4)], {"transA": 1, "transB": 1, "alpha": 0.5, "beta": 2.0}, label="transposed"),
+    Case(
+        "Gemm", [a(3, 2), a(4, 3), a(2, 4)], {"transA": 1, "transB": 1, "alpha": 0.5, "beta": 2.0}, label="transposed"
+    ),
     Case("Gemm", [a(3, 2), a(3, 4), np.array(0.3)], {"transA": 1}, label="transA"),
     Case("Gemm", [a(2, 3), a(4, 3), a(2, 1)], {"transB": 1, "beta": 0.5}, label="transB"),
 ]
