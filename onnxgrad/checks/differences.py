@@ -2,8 +2,8 @@
 
 A central difference with step h is wrong by what the function curves within the step, which shrinks with h, and by
 rounding, which grows as 1/h. Neither is known beforehand. So the difference is taken with a ladder of steps: where
-three neighbors agree, they agree to about their error. This also copes with functions of many pieces (networks of Relu):
-between large steps, which cross many joints, and small ones, in which rounding is all, there is a range in which
+three neighbors agree, they agree to about their error. This also copes with functions of many pieces (networks of
+Relu): between large steps, which cross many joints, and small ones, in which rounding is all, there is a range in which
 neighbors agree. A difference of a lower order from the same values must agree, too, lest two be near each other by
 chance, and the noise of the function is measured by itself.
 """

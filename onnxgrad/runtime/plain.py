@@ -9,7 +9,7 @@ from onnxgrad.augmentation import Augmentation
 from onnxgrad.errors import FeedError, OnnxgradError, RunError
 from onnxgrad.model.metadata import KEY
 from onnxgrad.model.signature import signature
-from onnxgrad.runtime.chunks import Plan, even_parts, run_in_parts
+from onnxgrad.runtime.chunks import Plan, even_parts, run_in_parts, run_without_rows
 from onnxgrad.runtime.feeds import Feeds
 from onnxgrad.runtime.results import arrange, layout_of
 from onnxgrad.runtime.session import Session, Settings, open_model
@@ -53,7 +53,7 @@ class Plain:
             MemoryBoundError: if they would take more than `max_bytes`.
             RunError: if onnxruntime fails.
         """
-        if not self._derived and sum([getattr(value, "nbytes", 0) for value in feeds.values()]) < _SMALL_INPUT:
+        if not self._derived and 0 < sum([getattr(value, "nbytes", 0) for value in feeds.values()]) < _SMALL_INPUT:
             return self._run(feeds)
         looked = self._look()
         if looked is None:
@@ -65,11 +65,17 @@ class Plain:
             return self._run(feeds)
         plan.check_results(sizes, "the outputs")
         split = plan.rows
-        fit = max(plan.at_once(sizes), 1)
-        if split is None or sizes[split.size] <= fit:
+        if split is None:
             return self._run(feeds)
-        rows = sizes[split.size]
-        return run_in_parts(self._run, feeds, [(split, even_parts(rows, fit), rows)], self._outputs)
+        rows, fit = sizes[split.size], max(plan.at_once(sizes), 1)
+        if rows == 0:
+            return run_without_rows(self._run, feeds, split, self._outputs)
+        if rows <= fit:
+            return self._run(feeds)
+        try:
+            return run_in_parts(self._run, feeds, [(split, even_parts(rows, fit), rows)], self._outputs)
+        except RunError:
+            return self._run(feeds)  # a constant in the model may be made for just so many rows
 
     def _run(self, feeds: Mapping[str, Any]) -> list[Any]:
         return self._session.run(self._outputs, feeds)

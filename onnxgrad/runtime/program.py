@@ -11,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.augmentation import Augmentation
-from onnxgrad.errors import FeedError, MemoryBoundError, UnknownNameError
+from onnxgrad.errors import FeedError, MemoryBoundError, RunError, UnknownNameError
 from onnxgrad.model.signature import signature
-from onnxgrad.runtime.chunks import Parts, Plan, even_parts, run_in_parts
+from onnxgrad.runtime.chunks import Parts, Plan, even_parts, run_in_parts, run_without_rows
 from onnxgrad.runtime.feeds import Feeds, Slot, is_frame, take
 from onnxgrad.runtime.memory import in_bytes, numbers
 from onnxgrad.runtime.plain import Plain
@@ -162,6 +162,8 @@ class Program:
         fit = plan.at_once(sizes)
         rows = 1 if plan.rows is None else sizes[plan.rows.size]
         if rows <= fit:
+            if rows == 0 and plan.rows is not None:
+                return run_without_rows(self.run_at_once, feeds, plan.rows, self.outputs)
             return self.run_at_once(feeds)
         plan.check_results(sizes, f"the {SPOKEN[self.request.kind]}")
         if fit == 0 and self.request.kind == "jacobian":
@@ -177,7 +179,12 @@ class Program:
             if plan.seeds is None or seeds == 0:
                 raise self.too_large(least)
             splits.append((plan.seeds, even_parts(sizes[SEEDS], seeds), sizes[SEEDS]))
-        return run_in_parts(self.run_at_once, feeds, splits, self.outputs)
+        try:
+            return run_in_parts(self.run_at_once, feeds, splits, self.outputs)
+        except RunError:
+            if fit == 0:
+                raise
+            return self.run_at_once(feeds)  # a constant in the model may be made for just so many rows
 
     def run_at_once(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Return the outputs of one run."""

@@ -108,7 +108,8 @@ def _follow(op: Builder, node: ir.Node, states: dict[ir.Value, _State], size: st
         with contextlib.suppress(Mixed):
             view = op.view(node)
             found = [_checked(s, t, size) for s, t in zip(_through(view, entering, size), view.outputs, strict=True)]
-    states.update((v, s) for v, s in zip(node.outputs, found, strict=True) if s is not None)
+    # a node may have lost outputs at its end that nobody used, after the builder saw it
+    states.update((v, s) for v, s in zip(node.outputs, found, strict=False) if s is not None)
 
 
 def _checked(state: _State | None, tensor: Tensor | None, size: str) -> _State | None:

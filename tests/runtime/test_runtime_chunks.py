@@ -211,6 +211,44 @@ def test_derivatives_of_images_are_found_in_parts(name: str) -> None:
     np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
 
 
+def test_a_constant_for_so_many_rows_keeps_them_together() -> None:
+    rows = RNG.normal(size=(50, 2))
+    proto = model(
+        [node("Gemm", "x w c")], [value("x", ["N", 4])], [value("y", ["N", 2])], {"w": np.ones((4, 2)), "c": rows}
+    )
+    f = onnxgrad.load(proto)
+    with small_parts(100), watched() as fed:
+        np.testing.assert_allclose(f(X), X.sum(1, keepdims=True) + rows, **SAME)
+    assert [shapes["x"][0] for shapes in fed][1:] == [50]
+    assert fed[0]["x"][0] < 50
+    with small_parts(400), watched() as fed:
+        np.testing.assert_allclose(f.value_and_jacobian(X)[1], np.ones((50, 2, 4)), **SAME)
+    assert [shapes["x"][0] for shapes in fed][1:] == [50]
+
+
+def test_no_rows_are_run_as_one_row() -> None:
+    """Otherwise onnxruntime 1.32 divides by zero, and ends the process, in this Einsum."""
+    proto = model(
+        [node("Einsum", "x w", equation="bij,jk->bik")],
+        [value("x", ["N", 2, 4])],
+        [value("y", ["N", 2, 3])],
+        {"w": np.ones((4, 3))},
+    )
+    f = onnxgrad.load(proto)
+    with watched() as fed:
+        assert f(np.zeros((0, 2, 4))).shape == (0, 2, 3)
+        assert f.jacobian(np.zeros((0, 2, 4))).shape == (0, 2, 3, 2, 4)
+        assert f.vjp(np.zeros((0, 2, 4)), np.zeros((7, 0, 2, 3))).shape == (7, 0, 2, 4)
+    assert [shapes["x"] for shapes in fed] == [(1, 2, 4)] * 3
+
+
+def test_texts_of_no_rows() -> None:
+    f = onnxgrad.load(
+        model([node("Identity", "x")], [value("x", ["N", 1], np.object_)], [value("y", ["N", 1], np.object_)])
+    )
+    assert f(np.zeros((0, 1), object)).shape == (0, 1)
+
+
 def test_what_mixes_rows_is_run_at_once() -> None:
     f = onnxgrad.load(NET.bytes)
     with small_parts(4_000), watched() as fed:
