@@ -193,7 +193,11 @@ def _look(of: str, wrt: str, setting: Setting, rng: np.random.Generator, evidenc
         flat = max(abs(exact), abs(number)) <= tolerance <= _FLAT[setting.precision] * max(natural, size)
         sharp = tolerance <= SHARP * max(abs(exact), abs(number)) or flat or tolerance == exact == number == 0
         agrees = abs(exact - number) <= tolerance or not np.isfinite(tolerance)
-        strange = u is not None and bool(_strange(u.ravel()[choice].astype(np.float64), difference, setting, 1).any())
+        strange = (  # in float32, of very many elements some are always off by chance
+            u is not None
+            and setting.precision == "float64"
+            and bool(_strange(u.ravel()[choice].astype(np.float64), difference, setting, 1).any())
+        )
         if agrees and sharp and not strange:
             evidence.agreed += 1
             evidence.flat += flat or tolerance == 0
