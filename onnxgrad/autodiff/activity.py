@@ -106,8 +106,8 @@ def _unknown_types(view: Node, varied: set[ir.Value], obstacle: Callable[..., Ob
     """Name the values whose rank is lost in this node, or before any node; behind it, nothing else can be known."""
     incoming = [v for v, t in zip(view.ir.inputs, view.inputs, strict=True) if v is not None and t is None]
     outgoing = [v for v, t in zip(view.ir.outputs, view.outputs, strict=True) if v.name and t is None]
-    for value in [v for v in incoming if v.producer() is None] if incoming else outgoing:
-        if value in varied:
+    for value in [v for v in incoming if v.producer() is None or v not in varied] if incoming else outgoing:
+        if value in varied or (value in incoming and value.type is None):
             yield obstacle(
                 f"the type or rank of {value.name!r} is not known",
                 remedy="export the model with shape information, or choose another `wrt` or `of`",

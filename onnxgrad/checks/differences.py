@@ -39,58 +39,72 @@ class Difference:
     Attributes:
         value: the central differences.
         error: how far off they are, by their own estimate; inf where nothing was found.
+        step: the step of each.
     """
 
     value: Vector
     error: Vector
+    step: Vector
+
+    def doubted(self, line: Line, precision: str) -> Difference:
+        """Return it with the noise of `line` in its error, for when something disagrees; it takes more values."""
+        jitter = _jitter(line, precision)
+        with np.errstate(all="ignore"):
+            error = np.where(jitter > 0.01 * np.abs(line(0.0)), np.inf, np.maximum(self.error, jitter / self.step))
+        return Difference(self.value, error, self.step)
 
 
-def central(line: Line, precision: str, goal: float = 1e-8) -> Difference:
+def central(line: Line, precision: str, goal: float = 1e-8, share: float = 1.0) -> Difference:
     """Return the derivative of `line` at 0, by five-point central differences.
 
     Args:
         line: the function.
         precision: ``"float64"`` or ``"float32"``: what it is computed in.
         goal: relative error at which no smaller steps are tried.
+        share: how many of the numbers must have reached the goal for that; the first one must.
     """
-    noise = _noise(line, precision)
     rungs: list[Vector] = []
     own: list[
         Vector
-    ] = []  # what each rung can tell of its error: rounding, and how far it is from a simpler difference
-    best = error = np.zeros(0)
-    for h in _STEPS[precision]:
+    ] = []  # what a rung tells of its error by itself: rounding, and the distance of a simpler difference
+    best = error = step = np.zeros(0)
+    steps = _STEPS[precision]
+    for k, h in enumerate(steps):
         left, right = (line(-2 * h), line(-h)), (line(h), line(2 * h))
         with np.errstate(all="ignore"):
             rungs.append((left[0] - right[1] + 8 * (right[0] - left[1])) / (12 * h))
-            size = np.maximum.reduce(list(map(np.abs, (*left, *right))))
-            rounding = np.maximum(2 * EPS[precision] * size, noise) / h
+            rounding = 2 * EPS[precision] / h * np.maximum.reduce(list(map(np.abs, (*left, *right))))
             own.append(np.maximum(rounding, np.abs(rungs[-1] - (right[0] - left[1]) / (2 * h))))
-            if len(rungs) == 1:
-                best, error = rungs[0], np.full(rungs[0].shape, np.inf)
-            if len(rungs) < 3:
+            if k == 0:
+                best, error, step = rungs[0], np.full(rungs[0].shape, np.inf), np.full(rungs[0].shape, h)
+            if k < 2:
                 continue
             before, middle, behind = rungs[-3:]
             found = np.maximum.reduce([np.abs(middle - before), np.abs(behind - middle), own[-2]])
         found = np.where(np.isfinite(found), found, np.inf)
-        best, error = np.where(found < error, middle, best), np.minimum(found, error)
+        best, step = np.where(found < error, middle, best), np.where(found < error, steps[k - 1], step)
+        error = np.minimum(found, error)
         sizes = np.abs(np.where(np.isfinite(best), best, 0))
-        if np.all(error <= goal * (sizes + 1e-3 * np.max(sizes, initial=0))):
+        done = error <= goal * (sizes + 1e-3 * np.max(sizes, initial=0))
+        if done[:1].all() and np.mean(done) >= share:
             break
-    return Difference(best, error)
+    return Difference(best, error, step)
 
 
-def _noise(line: Line, precision: str) -> Vector:
-    """Return how much each number jitters, from its fourth differences at a tiny spacing.
+def _jitter(line: Line, precision: str) -> Vector:
+    """Return how much each number jitters, from fourth differences at a tiny spacing.
 
     The fourth difference of independent noise has 70 times its variance (Moré & Wild, *Estimating computational noise*,
-    2011).
+    2011). What is several times as large at a larger spacing is no noise but a joint nearby.
     """
-    values = np.array([line(i * _SPACING[precision]) for i in range(-3, 4)])
-    with np.errstate(all="ignore"):
-        fourth = np.diff(values, n=4, axis=0)
-        noise = np.sqrt(np.mean(fourth**2, axis=0) / 70)
-    return np.where(np.isfinite(noise), noise, 0.0)
+
+    def at(spacing: float) -> Vector:
+        values = np.array([line(i * spacing) for i in range(-3, 4)])
+        with np.errstate(all="ignore"):
+            return np.asarray(np.sqrt(np.mean(np.diff(values, n=4, axis=0) ** 2, axis=0) / 70))
+
+    near, far = at(_SPACING[precision]), at(10 * _SPACING[precision])
+    return np.where(np.isfinite(near) & (far < 4 * near), near, 0.0)
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ class Window:
         out = []
         for size, r, s, b, a in zip(sizes, reach, self.strides, self.before, self.after, strict=True):
             free = size + b + a - r
+            if free < 0:
+                raise ValueError(f"a kernel that reaches over {r} elements, on {size + b + a}")
             count = (-(-free // s) if ceil_mode else free // s) + 1
             if ceil_mode and (count - 1) * s >= size + b:
                 count -= 1  # the last window must begin inside
@@ -285,4 +287,24 @@ class MaxPool(ReferenceMaxPool):
         return (functools.reduce(np.maximum, window.windows(window.padded(x, -np.inf))),)
 
 
-OPERATORS: tuple[type[OpRun], ...] = (Erf, Gelu, Conv, ConvTranspose, AveragePool, LpPool, MaxPool)
+class Pad(OpRun):
+    """The reference does not know negative widths, which take away."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        pads: Array,
+        value: Array | None = None,
+        axes: Array | None = None,
+        mode: str | None = None,
+    ) -> tuple[Array]:
+        width = np.zeros((x.ndim, 2), np.int64)
+        width[slice(None) if axes is None else axes] = np.reshape(pads, (2, -1)).T
+        kept = tuple(slice(max(-a, 0), max(size + min(z, 0), 0)) for size, (a, z) in zip(x.shape, width, strict=True))
+        constant: dict[str, Any] = {"constant_values": 0 if value is None else value} if mode == "constant" else {}
+        return (np.pad(x[kept], np.maximum(width, 0), mode, **constant).astype(x.dtype),)  # type: ignore[call-overload]
+
+
+OPERATORS: tuple[type[OpRun], ...] = (Erf, Gelu, Conv, ConvTranspose, AveragePool, LpPool, MaxPool, Pad)
