@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 Pair = tuple[str, str]
 
 #: A run in float64 may take this long; a model that takes longer is checked in its own type.
-_SECONDS_PER_RUN = 1.0
+_SECONDS_PER_RUN = 2.0
 #: How far the derivative in the model's own type may be from that in float64, relative to its norm.
 _IMPRECISE = 1e-2
 _FLOATS = ("float64", "float32", "float16", "bfloat16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,8 +28,10 @@ _DIRECTIONS, _ENOUGH = 8, 2
 #: Number of elements of an output that are compared one by one; of more, a random choice.
 _ELEMENTS = 100_000
 _BISECTIONS = 120
-#: Runs that take longer are slow: fewer of them are made, of which a few are enough.
+#: Runs that take longer are slow, and fewer of them have to do.
 _SLOW = 0.2
+#: How long, about, elements at which something is wrong may be searched for.
+_SEARCH = 60.0
 #: In float32, single elements of more than so many are lost in rounding.
 _FEW = 256
 _PLACES = 4
@@ -66,9 +69,9 @@ class Setting:
         lengths: Array = rng.uniform(0.5, 1.5, size=shape) * rng.choice([-1.0, 1.0], size=shape)
         return self.scale * lengths
 
-    def goal(self) -> tuple[float, float]:
-        """Return how exact differences are to be, and how many of them: less so where each run takes its time."""
-        return (1e-8, 1.0) if self.run.seconds < _SLOW else (1e-4, 0.95)
+    def central(self, line: Callable[[float], Array]) -> Difference:
+        """Return differences of a line of `run`."""
+        return central(line, self.precision, dear=self.run.seconds > _SLOW)
 
     def value(self, of: str) -> Array:
         """Return the output at the point."""
@@ -158,7 +161,7 @@ def verify_zero(of: str, wrt: str, reason: str, setting: Setting) -> Row:
         for k in range(_ENOUGH):
             direction = setting.direction(k)
             choice = _choice(setting.value(of), rng)
-            difference = central(_line(setting, of, direction, lambda y: y.ravel()[choice]), setting.precision)  # noqa: B023
+            difference = setting.central(_line(setting, of, direction, lambda y: y.ravel()[choice]))  # noqa: B023
             moving = _strange(np.zeros(choice.size), difference, setting, 0)
             choice = choice[moving][:_PLACES]
             sides = one_sided(_line(setting, of, direction, lambda y: y.ravel()[choice]), setting.precision)  # noqa: B023
@@ -196,7 +199,7 @@ def _look(of: str, wrt: str, setting: Setting, rng: np.random.Generator, evidenc
             return np.concatenate([[_contracted(ct, values)], values.ravel()[choice]])
 
         line = _line(setting, of, direction, look_at)
-        difference = central(line, setting.precision, *setting.goal())
+        difference = setting.central(line)
         exact = _contracted(direction, g)
         size = _contracted(np.abs(direction), np.abs(g))
         natural = _contracted(np.abs(ct), np.abs(y.astype(np.float64)))
@@ -291,7 +294,7 @@ def _not_finite(of: str, setting: Setting, g: Array, direction: Array, evidence:
         if any(sides.jump for sides in one_sided(line, setting.precision)):
             evidence.kinks.append(f"input element {place}: {_JUMP}, derivative {g.ravel()[element]}")
         else:
-            largest = float(np.max(np.abs(central(line, setting.precision).value), initial=0)) / abs(length)
+            largest = float(np.max(np.abs(setting.central(line).value), initial=0)) / abs(length)
             evidence.errors.append(
                 f"input element {place}: derivative {g.ravel()[element]}, by differences not above {largest:.3g}"
             )
@@ -329,7 +332,7 @@ def _search(of: str, wrt: str, setting: Setting, direction: Array, ct: Array, ev
             return np.array([_contracted(ct, values)]) if single else values.ravel()
 
         line = _line(setting, of, part, look_at)
-        difference = central(line, setting.precision, *setting.goal())
+        difference = setting.central(line)
         strange = np.flatnonzero(_strange(exact, difference, setting, 0))
         if strange.size and np.count_nonzero(part) == 1:
             strange = np.flatnonzero(_strange(exact, difference.doubted(line, setting.precision), setting, 0))
@@ -339,7 +342,9 @@ def _search(of: str, wrt: str, setting: Setting, direction: Array, ct: Array, ev
 
     pending = [np.flatnonzero(direction)]
     clear = setting.precision == "float64" or direction.size <= _FEW
-    limit = _BISECTIONS if clear and setting.run.seconds < _SLOW else 0
+    limit = min(_BISECTIONS, int(_SEARCH / setting.run.seconds / 30)) if clear else 0
+    if limit < 2 * math.log2(direction.size + 1):
+        return
     while pending and tests < limit and len(evidence.errors) + len(evidence.kinks) < _PLACES:
         support = pending.pop()
         part = np.zeros(direction.size)
