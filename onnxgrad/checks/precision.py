@@ -157,7 +157,7 @@ def _wrap(model: ir.Model, node: ir.Node, floats: set[ir.Value]) -> bool:
         ir.convenience.replace_all_uses_with(value, wide, replace_graph_outputs=True)
         cast = ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(_DOUBLE))], outputs=[wide])
         node.append(cast)
-    return bool(before or behind)
+    return bool(behind)  # what goes in is not among the numbers that matter: scales, boxes
 
 
 def _narrow_places(model: ir.Model, node: ir.Node, floats: set[ir.Value]) -> tuple[list[int], list[int]]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from onnx.reference.op_run import OpRun
-from onnx.reference.ops.op_max_pool import MaxPool as ReferenceMaxPool
 
 Array = np.ndarray[Any, Any]
 
@@ -256,12 +255,12 @@ class LpPool(OpRun):
         return (np.asarray(total ** (1 / (p or 2)), x.dtype),)
 
 
-class MaxPool(ReferenceMaxPool):
-    """The reference looks at each window in a Python loop; positions of the maxima are left to it."""
+class MaxPool(OpRun):
+    """The reference looks at each window in a Python loop, and mistakes the positions of maxima."""
 
     op_domain = ""
 
-    def _run(  # type: ignore[override]
+    def _run(
         self,
         x: Array,
         auto_pad: str | None = None,
@@ -272,19 +271,19 @@ class MaxPool(ReferenceMaxPool):
         storage_order: int | None = None,
         strides: Sequence[int] | None = None,
     ) -> tuple[Array, ...]:
-        if len(self.output) > 1 or x.dtype.kind != "f":
-            return super()._run(  # type: ignore[no-untyped-call, no-any-return]
-                x,
-                auto_pad=auto_pad,
-                ceil_mode=ceil_mode,
-                dilations=dilations,
-                kernel_shape=kernel_shape,
-                pads=pads,
-                storage_order=storage_order,
-                strides=strides,
-            )
         window = Window(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode or 0)
-        return (functools.reduce(np.maximum, window.windows(window.padded(x, -np.inf))),)
+        least = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+        parts = window.windows(window.padded(x, least))
+        if len(self.output) == 1:
+            return (functools.reduce(np.maximum, parts),)
+        within = np.arange(math.prod(x.shape[2:])).reshape(x.shape[2:], order="F" if storage_order else "C")
+        places = np.arange(x.shape[0] * x.shape[1]).reshape(*x.shape[:2], *[1] * (x.ndim - 2)) * within.size + within
+        y, where = next(parts).copy(), window.windows(window.padded(places, -1))
+        indices = next(where).copy()
+        for part, place in zip(parts, where, strict=True):
+            better = (part > y) | ((indices < 0) & (place >= 0))  # the first of equal ones, and never padding
+            y, indices = np.where(better, part, y), np.where(better, place, indices)
+        return y, indices
 
 
 class Pad(OpRun):
@@ -307,4 +306,15 @@ class Pad(OpRun):
         return (np.pad(x[kept], np.maximum(width, 0), mode, **constant).astype(x.dtype),)  # type: ignore[call-overload]
 
 
-OPERATORS: tuple[type[OpRun], ...] = (Erf, Gelu, Conv, ConvTranspose, AveragePool, LpPool, MaxPool, Pad)
+class GatherElements(OpRun):
+    """The reference takes a negative axis for another one, and has no more than 64 places to choose from."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, indices: Array, axis: int | None = None) -> tuple[Array]:
+        axis = (axis or 0) % x.ndim
+        part = x[tuple(slice(None) if i == axis else slice(size) for i, size in enumerate(indices.shape))]
+        return (np.take_along_axis(part, np.where(indices < 0, indices + x.shape[axis], indices), axis),)
+
+
+OPERATORS: tuple[type[OpRun], ...] = (Erf, Gelu, Conv, ConvTranspose, AveragePool, LpPool, MaxPool, Pad, GatherElements)
