@@ -25,6 +25,7 @@ from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import size_of
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.model.metadata import Derivative, record, weights_relied_on
+from onnxgrad.model.names import values_of
 from onnxgrad.model.normalize import normalize
 from onnxgrad.model.read import Source, read
 from onnxgrad.model.signature import port_of
@@ -53,7 +54,7 @@ class Augmentation:
         self.model = normalize(model, keep_functions={key for key in model.functions if _has_rule(key)})
         self.primal_outputs = list(self.model.graph.outputs)
         self.op = Builder(self.model)
-        self._values = {v.name: v for v in ir.convenience.create_value_mapping(self.model.graph).values() if v.name}
+        self._values = {v.name: v for v in values_of(self.model.graph) if v.name}
         self._records: list[Derivative] = []
         self._outputs: list[ir.Value] = []
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxgrad.errors import NotDifferentiableError, Obstacle
-from onnxgrad.graph.builder import Builder, captured_values
+from onnxgrad.graph.builder import Builder
+from onnxgrad.graph.flow import bodies_of, captured_values, is_flow, reads
 from onnxgrad.graph.node import Node
-from onnxgrad.rules.registry import REGISTRY, Rule
+from onnxgrad.graph.tensor import Tensor
+from onnxgrad.rules.registry import Rule, rule_of
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,14 @@ class Activity:
         nodes: the nodes in between, in the order of the graph.
         obstacles: what is in the way.
         stops: texts on nodes at which the dependence ends, because their derivative is zero.
+        varied: values that depend on `wrt`.
     """
 
     values: frozenset[ir.Value]
     nodes: Sequence[ir.Node]
     obstacles: Sequence[Obstacle]
     stops: Sequence[str]
+    varied: frozenset[ir.Value]
 
     def check(self) -> None:
         """Raise the report of all obstacles, if there are any.
@@ -48,14 +52,19 @@ def analyze(op: Builder, nodes: Iterable[ir.Node], wrt: Collection[ir.Value], of
         if not _reads(node, varied):
             continue
         view = op.view(node)
-        rule = REGISTRY.get(view.operator)
+        rule = rule_of(op, view.operator)
         entering = [i for i, v in enumerate(node.inputs) if v in varied]
         if rule is not None and entering and all(rule.is_zero(i) for i in entering):
-            if any(t is not None and t.is_float for t in view.outputs):
+            if any(_is_real(op, view, rule, t) for t in view.outputs if t is not None):
                 why = rule.remark if rule.kind == "not differentiable" else rule.zero[entering[0]]
                 stops.append(f"{view.operator} (node {view.name!r}): {why}")
             continue
-        differentiable = [v for v, t in zip(node.outputs, view.outputs, strict=True) if t is None or t.is_float]
+        outputs = zip(node.outputs, view.outputs, strict=True)
+        differentiable = [v for v, t in outputs if t is None or _is_real(op, view, rule, t, entering)]
+        if is_flow(node):
+            within = through_bodies(op, node, varied)
+            stops.extend(within.stops)
+            differentiable = [v for v in differentiable if v in within.left]
         if differentiable:
             varied.update(v for v in differentiable if v.name)
             reached.append(node)
@@ -68,18 +77,88 @@ def analyze(op: Builder, nodes: Iterable[ir.Node], wrt: Collection[ir.Value], of
             continue
         active.append(node)
         view = op.view(node)
-        rule = REGISTRY.get(view.operator)
-        useful.update(v for i, v in enumerate(node.inputs) if v in varied and not (rule and rule.is_zero(i)))
-        useful.update(captured_values(node) & varied)
+        rule = rule_of(op, view.operator)
+        if is_flow(node):
+            within = through_bodies(op, node, varied, useful)
+            useful.update(within.entered)
+            obstacles.extend(reversed(within.obstacles))
+        else:
+            useful.update(v for i, v in enumerate(node.inputs) if v in varied and not (rule and rule.is_zero(i)))
+            useful.update(captured_values(node) & varied)
         obstacles.extend(_obstacles(view, rule, varied))
-    return Activity(frozenset(varied & useful), active[::-1], obstacles[::-1], stops)
+    return Activity(frozenset(varied & useful), active[::-1], obstacles[::-1], stops, frozenset(varied))
+
+
+@dataclass(frozen=True)
+class Within:
+    """What lies between `wrt` and `of` inside the bodies of a node of control flow.
+
+    Attributes:
+        values: values inside that depend on `wrt` and that `of` depends on.
+        entered: the values around the node that these depend on.
+        left: the outputs of the node that depend on `wrt`.
+        obstacles: what is in the way.
+        stops: texts on nodes at which the dependence ends.
+    """
+
+    values: frozenset[ir.Value]
+    entered: frozenset[ir.Value]
+    left: frozenset[ir.Value]
+    obstacles: Sequence[Obstacle]
+    stops: Sequence[str]
+
+
+def through_bodies(
+    op: Builder, node: ir.Node, wrt: Collection[ir.Value], of: Collection[ir.Value] | None = None
+) -> Within:
+    """Analyze the bodies of an `If`, `Loop` or `Scan`.
+
+    Args:
+        op: the builder.
+        node: the node.
+        wrt: values around it to depend on.
+        of: outputs of it that matter (None: all).
+    """
+    values: set[ir.Value] = set()
+    entered: set[ir.Value] = set()
+    left: set[ir.Value] = set()
+    obstacles: list[Obstacle] = []
+    stops: list[str] = []
+    captured = captured_values(node)
+    for body in bodies_of(node):
+        varied = {v for v in captured if v in wrt} | {inside for outside, inside in body.enter if outside in wrt}
+        useful = {inside for inside, outside in body.leave if of is None or outside in of}
+        while True:  # what leaves one iteration enters the next
+            activity = analyze(op, body.graph, varied, useful)
+            more = {entering for leaving, entering in body.back if leaving in activity.varied} - varied
+            matter = {leaving for leaving, entering in body.back if entering in activity.values} - useful
+            if not more and not matter:
+                break
+            varied |= more
+            useful |= matter
+        values |= activity.values
+        left |= {outside for inside, outside in body.leave if inside in activity.varied}
+        entered |= {outside for outside, inside in body.enter if inside in activity.values and outside in wrt}
+        entered |= {v for v in captured if v in activity.values}
+        left |= {final for initial, final in body.past if initial in wrt}
+        entered |= {initial for initial, final in body.past if initial in wrt and (of is None or final in of)}
+        obstacles.extend(activity.obstacles)
+        stops.extend(activity.stops)
+    return Within(frozenset(values), frozenset(entered), frozenset(left), obstacles, stops)
+
+
+def _is_real(op: Builder, view: Node, rule: Rule | None, y: Tensor, entering: Collection[int] = ()) -> bool:
+    """Whether an output stands for real numbers: floating-point ones, or, where gradients pass straight through
+    roundings, quantized ones.
+    """
+    if y.is_float or not op.straight_through or y.dtype in (ir.DataType.BOOL, ir.DataType.INT64):
+        return y.is_float
+    moved = any((x := view.inputs[i]) is not None and x.dtype == y.dtype for i in entering)
+    return moved or (rule is not None and rule.quantizes)
 
 
 def _reads(node: ir.Node, values: set[ir.Value]) -> bool:
-    if any(v in values for v in node.inputs):
-        return True
-    has_graphs = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
-    return has_graphs and not captured_values(node).isdisjoint(values)
+    return any(v in values for v in reads(node))
 
 
 def _obstacles(view: Node, rule: Rule | None, varied: set[ir.Value]) -> Iterable[Obstacle]:

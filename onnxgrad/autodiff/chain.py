@@ -22,6 +22,7 @@ from onnxgrad.autodiff.seeds import identity_seeds
 from onnxgrad.autodiff.sweep import sweep_back, sweep_forward
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import Dim, size_of
+from onnxgrad.graph.flow import reads
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules.samples import Samples
 
@@ -55,7 +56,7 @@ def single_value_cuts(activity: Activity, x: ir.Value, y: ir.Value) -> list[tupl
 
     `x` and `y` themselves come first and last.
     """
-    last_use = {v: i for i, node in enumerate(activity.nodes) for v in node.inputs if v is not None}
+    last_use = {v: i for i, node in enumerate(activity.nodes) for v in reads(node)}
     last_use[y] = len(activity.nodes)
     alive = {x}
     cuts = [(x, 0)]

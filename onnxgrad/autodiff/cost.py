@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import Dim, atoms_of, evaluate
+from onnxgrad.graph.flow import Iteration, bodies_of, is_flow, reads
 from onnxgrad.graph.tensor import Tensor
 
 #: Size that stands for one that is not known before run time. Costs are only compared, and most share the same
@@ -32,6 +33,8 @@ def elements(shape: Iterable[Dim]) -> float:
 def flops(op: Builder, node: ir.Node) -> float:
     """Return the floating-point operations of one node (a multiplication and an addition are two)."""
     view = op.view(node)
+    if is_flow(node):
+        return _flow_flops(op, node)
     if view.op_type in _FREE or not view.outputs or view.outputs[0] is None:
         return 0.0
     size = elements(view.outputs[0].shape)
@@ -46,6 +49,17 @@ def flops(op: Builder, node: ir.Node) -> float:
     if view.op_type == "Einsum":
         return 2 * _einsum_points(str(view.attr("equation")), inputs)
     return max([size, *(elements(t.shape) for t in inputs if t.is_float)])
+
+
+def _flow_flops(op: Builder, node: ir.Node) -> float:
+    """The dearer branch, or all iterations."""
+    bodies = [sum(flops(op, inner) for inner in body.graph) for body in bodies_of(node)]
+    if node.op_type == "If":
+        return max(bodies)
+    it = Iteration.of(node)
+    wholes = [(op.tensor(s.whole), s.axis) for s in (*it.elements, *it.results)]
+    length = next((t.shape[axis] for t, axis in wholes if t is not None), NOMINAL)
+    return elements([length]) * bodies[0]
 
 
 def _einsum_points(equation: str, inputs: list[Tensor]) -> float:
@@ -66,6 +80,6 @@ def live_flops(op: Builder, nodes: Iterable[ir.Node], needed: Iterable[ir.Value]
     total = 0.0
     for node in reversed(list(nodes)):
         if not wanted.isdisjoint(node.outputs):
-            wanted.update(v for v in node.inputs if v is not None)
+            wanted.update(reads(node))
             total += flops(op, node)
     return total

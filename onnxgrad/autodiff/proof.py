@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx_ir as ir
 
-from onnxgrad.autodiff.activity import Activity
+from onnxgrad.autodiff.activity import Activity, analyze
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import Dim
-from onnxgrad.rules.registry import REGISTRY
-from onnxgrad.rules.samples import Mixed, Samples
+from onnxgrad.graph.flow import is_flow
+from onnxgrad.rules.registry import rule_of
+from onnxgrad.rules.samples import Mixed, Samples, through_flow
 
 
 def follow_samples(op: Builder, activity: Activity, wrt: ir.Value) -> tuple[dict[ir.Value, Samples], str | None]:
@@ -17,25 +20,47 @@ def follow_samples(op: Builder, activity: Activity, wrt: ir.Value) -> tuple[dict
     Returns where the samples lie in each value they reach, and, if they meet somewhere, the node and how.
     """
     places: dict[ir.Value, Samples] = {wrt: Samples(0)}
-    for node in activity.nodes:
+    try:
+        _follow(op, activity.nodes, places)
+    except Mixed as mixed:
+        return places, str(mixed)
+    return places, None
+
+
+def _follow(op: Builder, nodes: Iterable[ir.Node], places: dict[ir.Value, Samples]) -> None:
+    """Enter where the samples lie in what the nodes give.
+
+    Raises:
+        Mixed: if they meet somewhere; the message names the node.
+    """
+
+    def walk(graph: ir.Graph) -> None:
+        _follow(op, analyze(op, graph, list(places), graph.outputs).nodes, places)
+
+    for node in nodes:
         view = op.view(node)
-        rule = REGISTRY.get(view.operator)
+        where = f"node {view.name!r} ({view.operator})"
+        if is_flow(node):
+            try:
+                through_flow(node, places, walk)
+            except Mixed as mixed:
+                raise Mixed(f"{where}: {mixed}") from None
+            continue
+        rule = rule_of(op, view.operator)
         entering = [
             places.get(v) if v is not None and not (rule and rule.is_zero(i)) else None
             for i, v in enumerate(node.inputs)
         ]
         if not any(entering):
             continue
-        where = f"node {view.name!r} ({view.operator})"
         if rule is None or rule.follow is None:
-            return places, f"{where}: how samples pass through this operator is not known"
+            raise Mixed(f"{where}: how samples pass through this operator is not known")
         if None in [op.tensor(v) for v in (*node.inputs, *node.outputs) if v is not None and v.name]:
-            return places, f"{where}: the type or rank of what it takes or gives is not known"
+            raise Mixed(f"{where}: the type or rank of what it takes or gives is not known")
         try:
             places.update((v, s) for v, s in zip(node.outputs, rule.follow(view, entering), strict=True) if s)
         except Mixed as mixed:
-            return places, f"{where}: {mixed}"
-    return places, None
+            raise Mixed(f"{where}: {mixed}") from None
 
 
 def mixing_node(op: Builder, activity: Activity, wrt: ir.Value, of: ir.Value) -> str | None:

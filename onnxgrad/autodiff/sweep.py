@@ -8,7 +8,8 @@ vanishes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -16,12 +17,28 @@ from onnxgrad.autodiff.activity import analyze
 from onnxgrad.errors import NotDifferentiableError, Obstacle, Refusal
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import Dim, broadcast
+from onnxgrad.graph.flow import reads
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
-from onnxgrad.rules.registry import REGISTRY
+from onnxgrad.rules.registry import rule_of
 
 #: Cotangents or tangents by the value that they belong to.
 Seeded = dict[ir.Value, Tensor]
+
+
+class Sweeps(NamedTuple):
+    """How the sweeps pass through one operator of control flow: the arguments are those of `pull_back` and
+    `push_forward`.
+    """
+
+    back: Callable[
+        [Builder, Node, Sequence[Tensor | None], Collection[ir.Value], Dim | None], Iterable[tuple[ir.Value, Tensor]]
+    ]
+    forward: Callable[[Builder, Node, Mapping[ir.Value, Tensor], Collection[ir.Value], Dim | None], Seeded]
+
+
+#: By operator; `onnxgrad.autodiff.control` enters them.
+SWEEPS: dict[str, Sweeps] = {}
 
 
 def sweep_back(
@@ -47,7 +64,7 @@ def sweep_back(
     activity.check()
     found: Seeded = {}
     for value, ct in cotangents.items():
-        _accumulate(op, found, value, ct, seeds)
+        accumulate(op, found, value, ct, seeds)
     refused: list[Obstacle] = []
     for node in reversed(activity.nodes):
         cts = [found.get(v) for v in node.outputs]
@@ -56,12 +73,12 @@ def sweep_back(
         view = op.view(node)
         try:
             with op.named_after(view.name):
-                for i, ct in pull_back(op, view, cts, activity.values, seeds):
-                    entered = node.inputs[i]
-                    assert entered is not None
-                    _accumulate(op, found, entered, ct, seeds, view)
+                for value, ct in pull_back(op, view, cts, activity.values, seeds):
+                    accumulate(op, found, value, ct, seeds, view)
         except Refusal as refusal:
             refused.append(_obstacle(view, refusal))
+        except NotDifferentiableError as error:  # inside its bodies
+            refused.extend(reversed(error.obstacles))
     if refused:
         raise NotDifferentiableError(refused[::-1])
     return found
@@ -86,16 +103,18 @@ def sweep_forward(
     found: Seeded = dict(tangents)
     refused: list[Obstacle] = []
     for node in activity.nodes:
-        entering = {v: found[v] for v in node.inputs if v is not None and v in found and v in activity.values}
+        entering = {v: found[v] for v in reads(node) if v in found and v in activity.values}
         if all(t.scalar == 0 for t in entering.values()):
             continue
         view = op.view(node)
         try:
             with op.named_after(view.name):
                 for output, t in push_forward(op, view, entering, activity.values, seeds).items():
-                    _accumulate(op, found, output, t, seeds, view)
+                    accumulate(op, found, output, t, seeds, view)
         except Refusal as refusal:
             refused.append(_obstacle(view, refusal))
+        except NotDifferentiableError as error:  # inside its bodies
+            refused.extend(error.obstacles)
     if refused:
         raise NotDifferentiableError(refused)
     return found
@@ -107,20 +126,22 @@ def pull_back(
     cts: Sequence[Tensor | None],
     wanted: Collection[ir.Value],
     seeds: Dim | None,
-) -> Iterable[tuple[int, Tensor]]:
-    """Yield ``(position of an input, its cotangent)`` for the inputs of one node that are wanted."""
-    rule = REGISTRY.get(node.operator)
+) -> Iterable[tuple[ir.Value, Tensor]]:
+    """Yield ``(value, its cotangent)`` for the values that one node reads and that are wanted; one may come twice."""
+    rule = rule_of(op, node.operator)
     assert rule is not None
+    if rule.kind == "control flow":
+        yield from SWEEPS[node.operator].back(op, node, cts, wanted, seeds)
+        return
     positions = [i for i, v in enumerate(node.ir.inputs) if v in wanted and rule.differentiates(i)]
     full = [
-        ct if ct is not None or y is None or not y.is_float else op.zeros_like(y)
-        for ct, y in zip(cts, node.outputs, strict=True)
+        op.full(y.shape, 0, y.cotangent_dtype) if ct is None and y is not None and (y.is_float or v in wanted) else ct
+        for ct, y, v in zip(cts, node.outputs, node.ir.outputs, strict=True)
     ]
     if rule.expression is not None:
         values = [node.ir.inputs[i] for i in positions]
         found = _through_expression(op, node, full, [v for v in values if v is not None], seeds)
-        # a value that enters twice gets its whole cotangent at its first position
-        yield from ((node.ir.inputs.index(v), found[v]) for v in dict.fromkeys(values) if v in found)
+        yield from ((v, found[v]) for v in dict.fromkeys(values) if v is not None and v in found)
         return
     assert rule.vjp is not None
     result = rule.vjp(op, node, *full)
@@ -129,9 +150,10 @@ def pull_back(
     else:
         result = {min(rule.wrt or (0,)): result}
     for i in positions:
-        ct = result.get(i)
+        ct, value = result.get(i), node.ir.inputs[i]
+        assert value is not None
         assert ct is not None, f"the rule of {node.operator} gives nothing for input {i}"
-        yield i, ct if isinstance(ct, Tensor) else ct()
+        yield value, ct if isinstance(ct, Tensor) else ct()
 
 
 def push_forward(
@@ -141,7 +163,9 @@ def push_forward(
     wanted: Collection[ir.Value],
     seeds: Dim | None,
 ) -> Seeded:
-    """Return the tangents of the wanted outputs of one node, from those of its inputs."""
+    """Return the tangents of the wanted outputs of one node, from those of what it reads."""
+    if node.operator in SWEEPS:
+        return SWEEPS[node.operator].forward(op, node, tangents, wanted, seeds)
     start = len(op.nodes)
     symbols = {
         value: op.symbol(y)
@@ -150,15 +174,13 @@ def push_forward(
     }
     cts = [symbols.get(v) for v in node.ir.outputs]
     adjoint: Seeded = {}
-    for i, ct in pull_back(op, node, cts, tangents.keys(), None):
-        value = node.ir.inputs[i]
-        assert value is not None
-        _accumulate(op, adjoint, value, ct, None, node)
+    for value, ct in pull_back(op, node, cts, tangents.keys(), None):
+        accumulate(op, adjoint, value, ct, None, node)
     seeded: Seeded = {}
     for value, ct in adjoint.items():
         if ct.scalar != 0:
             # two inputs may have the very same cotangent, as in x1 + x2
-            _accumulate(op, seeded, ct.value, tangents[value], seeds)
+            accumulate(op, seeded, ct.value, tangents[value], seeds)
     back = sweep_back(op, op.nodes[start:], seeded, [s.value for s in symbols.values()], seeds)
     return {value: back[s.value] for value, s in symbols.items() if s.value in back}
 
@@ -167,7 +189,7 @@ def _through_expression(
     op: Builder, node: Node, cts: Sequence[Tensor | None], wrt: Collection[ir.Value], seeds: Dim | None
 ) -> Seeded:
     """Differentiate the expression that equals a node's outputs."""
-    rule = REGISTRY.get(node.operator)
+    rule = rule_of(op, node.operator)
     assert rule is not None
     assert rule.expression is not None
     start = len(op.nodes)
@@ -178,11 +200,11 @@ def _through_expression(
         for out, y, ct in zip(outputs, node.outputs, cts, strict=False):
             if out is not None and y is not None and ct is not None and ct.scalar != 0:
                 op.retype(out, y.shape)
-                _accumulate(op, seeded, out.value, ct, seeds)
+                accumulate(op, seeded, out.value, ct, seeds)
     return sweep_back(op, op.nodes[start:], seeded, wrt, seeds)
 
 
-def _accumulate(
+def accumulate(
     op: Builder, found: Seeded, value: ir.Value, ct: Tensor, seeds: Dim | None, node: Node | None = None
 ) -> None:
     """Add a contribution, in the type and shape of its value, to what was found of it."""
@@ -197,9 +219,10 @@ def _conform(op: Builder, ct: Tensor, x: Tensor, seeds: Dim | None, node: Node |
     smaller.
     """
     target = x.shape if seeds is None else (seeds, *x.shape)
-    ct = op.cast(ct, max(x.dtype, ct.dtype, key=lambda dtype: dtype.itemsize))  # sums are taken in the wider type
+    dtype = x.cotangent_dtype
+    ct = op.cast(ct, max(dtype, ct.dtype, key=lambda dtype: dtype.itemsize))  # sums are taken in the wider type
     if ct.shape == target:
-        return op.cast(ct, x.dtype)
+        return op.cast(ct, dtype)
     extra = ct.rank - len(target)
     if extra > 0 and seeds is not None:  # broadcast axes lie behind the seeds
         ct = op.sum(ct, [i - ct.rank for i in range(1, 1 + extra)], keepdims=False)
@@ -207,7 +230,7 @@ def _conform(op: Builder, ct: Tensor, x: Tensor, seeds: Dim | None, node: Node |
     assert broadcast(ct.shape, target) == target, (
         f"the rule of {node.operator if node else 'the seed'} gives a cotangent of shape {ct.shape} for {x}"
     )
-    return op.spread(op.cast(ct, x.dtype), target)
+    return op.spread(op.cast(ct, dtype), target)
 
 
 def _obstacle(node: Node, refusal: Refusal) -> Obstacle:

@@ -13,13 +13,15 @@ needed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.graph import content, infer, operands, simplify
+from onnxgrad.errors import Refusal
+from onnxgrad.graph import content, flow, infer, operands, simplify
 from onnxgrad.graph.dims import Dim, Shape, broadcast, broadcast_of, dim_mul, division_of, size_of, terms_of
 from onnxgrad.graph.node import Node, attribute_defaults, python_attributes, since_version
 from onnxgrad.graph.tensor import Tensor
@@ -30,42 +32,69 @@ _RANDOM = {
 }  # fmt: skip
 
 
+class Scope:
+    """Where nodes are emitted: the model's graph, or a body inside it, which sees what is around it.
+
+    Attributes:
+        nodes: the nodes emitted so far.
+        memo: what was emitted, to be found again.
+        sources: where each size can be read.
+    """
+
+    def __init__(self, outer: Scope | None = None) -> None:
+        self.nodes: list[ir.Node] = []
+        self.memo: MutableMapping[tuple[Any, ...], tuple[Tensor | None, ...]] = {}
+        self.sources: MutableMapping[Dim, tuple[Tensor, int]] = {}
+        if outer is not None:
+            self.memo = ChainMap({}, outer.memo)
+            self.sources = ChainMap({}, outer.sources)
+
+
 class Builder:
     """Appends nodes to a model's graph.
 
     Args:
         model: the model, in the working form of `onnxgrad.model.normalize`; only `finish` changes it.
+        straight_through: whether gradients pass straight through roundings.
 
     Attributes:
-        nodes: the nodes emitted so far; `finish` decides which of them are written.
         relied_on: names of weights whose numbers were written into formulas.
+        straight_through: whether gradients pass straight through roundings.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, straight_through: bool = False) -> None:
         self.model = model
+        self.straight_through = straight_through
         self.opset = model.graph.opset_imports[""]
-        self.nodes: list[ir.Node] = []
         self.scope = ""
+        self._within = Scope()
         self._tensors: dict[ir.Value, Tensor] = {}
         self._views: dict[ir.Node, Node] = {}
-        self._sources: dict[Dim, tuple[Tensor, int]] = {}
-        self._memo: dict[tuple[Any, ...], tuple[Tensor | None, ...]] = {}
         self._constants: dict[tuple[Any, ...], Tensor] = {}
         values = ir.convenience.create_value_mapping(model.graph).values()
         self._names = {v.name for v in values}
         self._dim_names = {d.value for v in values if v.shape is not None for d in v.shape if not isinstance(d, int)}
         self._phantoms: set[ir.Value] = set()
         self.relied_on: set[str] = set()
-        self._node_names = {node.name for node in model.graph}
+        self._node_names = {node.name for node in model.graph.all_nodes()}
         self._fresh = 0
         self._functions = [ir.serde.serialize_function(f) for f in model.functions.values()]
         self._read(model.graph)
+
+    @property
+    def nodes(self) -> list[ir.Node]:
+        """The nodes emitted so far into the graph, or body, that is being built; `finish` decides which are written."""
+        return self._within.nodes
 
     # --- what is there -----------------------------------------------------------------------
 
     def _read(self, graph: ir.Graph) -> None:
         for value in graph.inputs:
             self._declare(value, value)
+        self.type_body(graph)
+
+    def type_body(self, graph: ir.Graph) -> None:
+        """Give types to the values of a graph whose inputs have theirs."""
         for value in graph.initializers.values():
             tensor = value.const_value
             if value not in self._tensors and tensor is not None:
@@ -91,7 +120,7 @@ class Builder:
         tensor = self._tensors[value] = Tensor(self, dtype, shape, value)
         for axis, dim in enumerate(shape):
             if isinstance(dim, str) and value not in self._phantoms:
-                self._sources.setdefault(dim, (tensor, axis))
+                self._within.sources.setdefault(dim, (tensor, axis))
         if value.is_initializer():
             const = tensor.const if dtype in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL) else None
             tensor.content = None if const is None else tuple(int(i) for i in const.flat)
@@ -104,8 +133,11 @@ class Builder:
         found: Sequence[operands.Type | None] = [None] * len(node.outputs)
         if None not in (t for t, v in zip(inputs, node.inputs, strict=True) if v is not None):
             with contextlib.suppress(infer.InferenceError):
-                version, outer = self._version(node.domain), self._captured(node)
-                found = infer.infer_types(node, inputs, attrs, version, outer, self._functions)
+                if flow.is_flow(node):
+                    found = flow.infer_flow(self, node, inputs)
+                else:
+                    version, outer = self._version(node.domain), self._captured(node)
+                    found = infer.infer_types(node, inputs, attrs, version, outer, self._functions)
         for value, guess in zip(node.outputs, found, strict=True):
             declared = value.meta.get("declared", value)
             tensor = self._register(value, guess)
@@ -119,10 +151,10 @@ class Builder:
             and not any(isinstance(a, ir.Graph) for a in attrs.values())
         ):
             key = (node.op_type, tuple(id(v) if v else None for v in node.inputs), _hashable(attrs), len(node.outputs))
-            self._memo.setdefault(key, tuple(self._tensors.get(v) for v in node.outputs))
+            self._within.memo.setdefault(key, tuple(self._tensors.get(v) for v in node.outputs))
 
     def _captured(self, node: ir.Node) -> dict[str, Tensor]:
-        return {v.name: self._tensors[v] for v in captured_values(node) if v.name and v in self._tensors}
+        return {v.name: self._tensors[v] for v in flow.captured_values(node) if v.name and v in self._tensors}
 
     def _version(self, domain: str) -> int:
         return self.model.graph.opset_imports.get(domain, 1)
@@ -195,9 +227,9 @@ class Builder:
     ) -> tuple[Tensor, ...]:
         """Emit a node, unless there is an equal one."""
         key = (op_type, tuple(id(t.value) if t else None for t in operands), _hashable(attrs), outputs)
-        known = self._memo.get(key)
+        known = self._within.memo.get(key)
         if known is None or None in known:
-            known = self._memo[key] = self._append(op_type, operands, attrs, outputs, shape)
+            known = self._within.memo[key] = self._append(op_type, operands, attrs, outputs, shape)
         return known  # type: ignore[return-value]
 
     def _append(
@@ -220,7 +252,7 @@ class Builder:
         self.nodes.append(node)
         if not self._phantoms.isdisjoint(v for v in node.inputs if v is not None):
             self._phantoms.update(node.outputs)
-        result = []
+        result: list[Tensor] = []
         for value, guess in zip(node.outputs, found, strict=True):
             tensor = self._register(value, guess)
             assert tensor is not None, f"{op_type}: no type for {value.name}"
@@ -291,8 +323,8 @@ class Builder:
         """Return a size as an int64 tensor of shape ``(1,)``."""
         if isinstance(dim, int):
             return self.constant(np.array([dim], np.int64))
-        if dim in self._sources:
-            tensor, axis = self._sources[dim]
+        if dim in self._within.sources:
+            tensor, axis = self._within.sources[dim]
             return self.Shape(tensor, start=axis, end=axis + 1)
         total: Tensor | None = None
         for coefficient, atoms in terms_of(dim):
@@ -306,7 +338,7 @@ class Builder:
         return total
 
     def _size_of_atom(self, atom: str) -> Tensor:
-        if atom in self._sources:
+        if atom in self._within.sources:
             return self.size(atom)
         division, parts = division_of(atom), broadcast_of(atom)
         if division is not None:
@@ -321,7 +353,7 @@ class Builder:
         """Return sizes as one int64 tensor of shape ``(len(dims),)``."""
         if all(isinstance(d, int) for d in dims):
             return self.constant(np.array(dims, np.int64).reshape(-1))
-        for tensor, _ in (self._sources[d] for d in dims if d in self._sources):
+        for tensor, _ in (self._within.sources[d] for d in dims if d in self._within.sources):
             if tensor.shape == tuple(dims):
                 return self.Shape(tensor)
         parts: list[Tensor] = []
@@ -357,8 +389,13 @@ class Builder:
         shape = tuple(shape)
         if x.shape == shape:
             return x
-        source = x if x.spread is None else x.spread
-        result = Tensor(self, x.dtype, shape, make=lambda: self._write_expand(source, shape))
+        source, within = x if x.spread is None else x.spread, self._within
+
+        def write() -> ir.Value:
+            with self._in(within):  # it may be asked for inside of a body only, and serve outside of it later
+                return self._write_expand(source, shape)
+
+        result = Tensor(self, x.dtype, shape, make=write)
         result.spread = source
         return result
 
@@ -452,7 +489,7 @@ class Builder:
         """Choose `a` where `mask` holds, else `b`."""
         return self.Where(mask, a, b)
 
-    # --- the end -----------------------------------------------------------------------------
+    # --- names -------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def named_after(self, name: str) -> Iterator[None]:
@@ -489,9 +526,11 @@ class Builder:
         return tensor
 
     def symbol(self, like: Tensor) -> Tensor:
-        """Return a placeholder: a tensor that stands for a value to be determined later, and must not survive."""
+        """Return a placeholder for a cotangent of `like`: it stands for a value to be determined later, and must not
+        survive.
+        """
         value = ir.Value(name=self._unique("onnxgrad/symbol", self._names))
-        tensor = Tensor(self, like.dtype, like.shape, value)
+        tensor = Tensor(self, like.cotangent_dtype, like.shape, value)
         self._tensors[value] = tensor
         self._phantoms.add(value)
         return tensor
@@ -506,50 +545,205 @@ class Builder:
         if x._value is not None and not x._value.is_graph_input():
             x._value.shape = ir.Shape(x.shape)
 
+    # --- bodies --------------------------------------------------------------------------------
+
     @contextlib.contextmanager
-    def unshared(self) -> Iterator[None]:
-        """Write the nodes emitted within anew, even where there are equal ones."""
-        before, self._memo = self._memo, {}
+    def _in(self, scope: Scope) -> Iterator[None]:
+        before, self._within = self._within, scope
         try:
             yield
         finally:
-            self._memo = before
+            self._within = before
+
+    @contextlib.contextmanager
+    def body(self) -> Iterator[list[ir.Node]]:
+        """Emit what follows into a body of its own, which can use all that is around; `close` makes it a graph.
+
+        Gives the list of its nodes.
+        """
+        with self._in(Scope(self._within)):
+            yield self.nodes
+
+    def declare(self, value: ir.Value, known: operands.Type | None) -> Tensor | None:
+        """Give an input of a body its type; None where it is not known."""
+        if known is None or known[1] is None:
+            self._tensors.pop(value, None)
+            return None
+        return self._register(value, known)
+
+    def local(self, like: Tensor, name: str, lead: Sequence[Dim] = (), shape: Sequence[Dim] | None = None) -> Tensor:
+        """Return a new input of the body that is being built.
+
+        Args:
+            like: a tensor of its dtype and shape; sizes that are known inside of another body only are left open.
+            name: what to call it.
+            lead: sizes of further axes in front.
+            shape: its shape, if it is not that of `like`.
+        """
+        dims = [d if self.is_known(d) else None for d in (like.shape if shape is None else shape)]
+        tensor = self._register(ir.Value(name=self._unique(name, self._names)), (like.dtype, (*lead, *dims)))
+        assert tensor is not None
+        return tensor
+
+    def inline(self, graph: ir.Graph, inputs: Mapping[ir.Value, Tensor]) -> list[Tensor | None]:
+        """Emit the nodes of a body anew, with other inputs, and return its outputs (None: of unknown type).
+
+        Raises:
+            Refusal: if a node in it is random, and so would give other numbers when it is run again.
+        """
+        mapping = {value: tensor.value for value, tensor in inputs.items()}
+        self._take_out_initializers(graph, mapping)
+        for node in graph:
+            if node.domain == "" and node.op_type in _RANDOM:
+                raise Refusal(
+                    f"its body is run again to differentiate it, and {node.op_type} in it (node {node.name!r}) would "
+                    "draw other numbers then",
+                    "take the random operator out of the body, or export the model for inference",
+                )
+            copy = flow.clone_node(node, mapping, lambda name: self._unique(name, self._names))
+            self.nodes.append(copy)
+            if not self._phantoms.isdisjoint(flow.reads(copy)):
+                self._phantoms.update(copy.outputs)
+            self._type_node(copy)
+        return [self._tensors.get(mapping.get(v, v)) for v in graph.outputs]
+
+    def _take_out_initializers(self, graph: ir.Graph, mapping: dict[ir.Value, ir.Value]) -> None:
+        """Let constants in a body, and in those inside it, be constants of the model, which all bodies can use."""
+        for value in graph.initializers.values():
+            known = self._constants.get(("initializer", value))
+            if known is None and value.const_value is not None:
+                tensor = value.const_value
+                copy = ir.Value(name=self._unique(value.name or "constant", self._names), const_value=_alias(tensor))
+                self.model.graph.register_initializer(copy)
+                known = self._register(copy, (tensor.dtype, tuple(tensor.shape.numpy())))
+                assert known is not None
+                self._constants["initializer", value] = known
+            if known is not None:
+                known.is_literal = True
+                mapping[value] = known.value
+        for node in graph:
+            for _, inner in flow.graphs_in(node):
+                self._take_out_initializers(inner, mapping)
+
+    def needed(self, outputs: Iterable[Tensor]) -> set[ir.Value]:
+        """Return the values on which tensors depend within the body that is being built."""
+        found = {t.value for t in outputs}
+        for node in reversed(self.nodes):
+            if not found.isdisjoint(node.outputs):
+                found.update(flow.reads(node))
+        return found
+
+    def close(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> ir.Graph:
+        """Return the body that is being built as a graph, with what `outputs` need."""
+        values = [tensor.value for tensor in outputs]
+        inside = {value for node in self.nodes for value in node.outputs}
+        results: list[ir.Value] = []
+        for value, tensor in zip(values, outputs, strict=True):
+            fits = value in inside and value not in results  # else it needs a name of its own
+            results.append(value if fits else self.named_identity(tensor))
+        live = self._live(set(results))
+        self.nodes.clear()
+        return ir.Graph([t.value for t in inputs], results, nodes=live, name=self._unique("body", self._names))
+
+    def emit_flow(
+        self,
+        op_type: str,
+        inputs: Sequence[Tensor | None],
+        graphs: Mapping[str, ir.Graph],
+        types: Sequence[operands.Type],
+        **attrs: Any,
+    ) -> list[Tensor]:
+        """Emit a node of control flow, and return its outputs, of which the types are given."""
+        name = self._unique(f"{self.scope}/{op_type}" if self.scope else op_type, self._node_names)
+        node = ir.Node(
+            "",
+            op_type,
+            [None if t is None else t.value for t in inputs],
+            [*(ir.AttrGraph(k, g) for k, g in graphs.items()), *(_attribute(k, v) for k, v in attrs.items())],
+            num_outputs=len(types),
+            name=name,
+        )
+        self.nodes.append(node)
+        if not self._phantoms.isdisjoint(flow.reads(node)):
+            self._phantoms.update(node.outputs)
+        result = []
+        for i, (value, (dtype, shape)) in enumerate(zip(node.outputs, types, strict=True)):
+            value.name = self._unique(name if i == 0 else f"{name}:{i}", self._names)
+            assert shape is not None
+            tensor = self._register(value, (dtype, tuple(shape)))
+            assert tensor is not None
+            result.append(tensor)
+        return result
+
+    def is_known(self, dim: Dim | None) -> bool:
+        """Whether a size can be read where nodes are emitted now."""
+        if dim is None or isinstance(dim, int) or dim in self._within.sources:
+            return dim is not None
+        return all(self._is_known_atom(atom) for _, atoms in terms_of(dim) for atom in atoms)
+
+    def _is_known_atom(self, atom: str) -> bool:
+        if atom in self._within.sources:
+            return True
+        division = division_of(atom)
+        parts = [division[0]] if division is not None else broadcast_of(atom)
+        return parts is not None and all(part != atom and self.is_known(part) for part in parts)
+
+    def trips(self, count: Dim) -> Dim:
+        """Return how often a loop runs that counts to `count`: that itself, where it is known not to be negative."""
+        if isinstance(count, int):
+            return max(count, 0)
+        return count if count in self._within.sources else self.fresh_dim()
+
+    # --- the end -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def unshared(self) -> Iterator[None]:
+        """Write the nodes emitted within anew, even where there are equal ones."""
+        before, self._within.memo = self._within.memo, {}
+        try:
+            yield
+        finally:
+            self._within.memo = before
 
     def finish(self, outputs: Iterable[ir.Value]) -> None:
         """Write to the model the emitted nodes that `outputs` (further outputs of it) need, and drop the rest."""
         needed = set(outputs) | set(self.model.graph.outputs)
-        live: list[ir.Node] = []
-        for node in reversed(self.nodes):
-            if needed.isdisjoint(node.outputs):
-                for i in range(len(node.inputs)):
-                    node.replace_input_with(i, None)
-            else:
-                needed.update(v for v in node.inputs if v is not None)
-                live.append(node)
+        live = self._live(needed)
         assert all(v not in self._phantoms for node in live for v in node.outputs), "a placeholder survived"
-        self.model.graph.extend(reversed(live))
+        self.model.graph.extend(flow.without_empty_scans(self, live))
         for value in {tensor.value for tensor in self._constants.values()}:
             if not value.uses() and value not in needed:
                 self.model.graph.initializers.pop(value.name)  # type: ignore[arg-type]
-        self.nodes = []
+        self.nodes.clear()
+
+    def _live(self, needed: set[ir.Value]) -> list[ir.Node]:
+        """Return those of the emitted nodes that lead to `needed` values, to which what they read is added; discard the
+        rest.
+        """
+        live: list[ir.Node] = []
+        for node in reversed(self.nodes):
+            if needed.isdisjoint(node.outputs):
+                _discard(node)
+            else:
+                needed.update(flow.reads(node))
+                live.append(node)
+        return live[::-1]
 
 
-def captured_values(node: ir.Node) -> set[ir.Value]:
-    """Return the values around a node that graphs in its attributes use."""
-    captured: set[ir.Value] = set()
-    for attribute in node.attributes.values():
-        graphs = [attribute.value] if isinstance(attribute.value, ir.Graph) else []
-        if attribute.type == ir.AttributeType.GRAPHS:
-            graphs = list(attribute.value)
-        for graph in graphs:
-            inside: set[ir.Value] = set(graph.inputs) | set(graph.initializers.values())
-            used: set[ir.Value] = set(graph.outputs)
-            for inner in graph:
-                used.update(v for v in inner.inputs if v is not None)
-                used |= captured_values(inner)
-                inside.update(inner.outputs)
-            captured |= used - inside
-    return captured
+def _discard(node: ir.Node) -> None:
+    """Let a node use nothing any more."""
+    for i in range(len(node.inputs)):
+        node.replace_input_with(i, None)
+    for _, graph in flow.graphs_in(node):
+        for inner in graph:
+            _discard(inner)
+
+
+def _alias(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Return the same data under another object, since a tensor is renamed along with what it initializes."""
+    if isinstance(tensor, ir.StringTensor):
+        return ir.StringTensor(tensor.raw, shape=tensor.shape)
+    return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()))
 
 
 def _hashable(attrs: dict[str, Any]) -> tuple[Any, ...]:

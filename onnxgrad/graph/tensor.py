@@ -80,6 +80,13 @@ class Tensor:
         return self.dtype.is_floating_point()
 
     @property
+    def cotangent_dtype(self) -> ir.DataType:
+        """Element type of a cotangent or tangent; that of an integer tensor, which stands for quantized numbers, is
+        float32.
+        """
+        return self.dtype if self.is_float else ir.DataType.FLOAT
+
+    @property
     def const(self) -> np.ndarray | None:
         """The elements where they are constant and few (at most `SMALL`), else None."""
         if self.is_variable:

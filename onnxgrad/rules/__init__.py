@@ -1,6 +1,7 @@
 """Rules: one formula per operator. Importing this package enters them all into the registry."""
 
 from onnxgrad.rules import (
+    control,
     convolution,
     einsum,
     indexing,
@@ -22,6 +23,7 @@ __all__ = [
     "REGISTRY",
     "Registry",
     "Rule",
+    "control",
     "convolution",
     "einsum",
     "indexing",

@@ -46,10 +46,12 @@ class Rule:
 
     Attributes:
         operator: ``domain::Op``, without domain for ai.onnx.
-        kind: "vjp", "elementwise", "linear", "composed" or "not differentiable".
+        kind: "vjp", "elementwise", "linear", "composed", "control flow" (the sweeps go through its bodies) or
+            "not differentiable".
         versions: the operator versions that the rule was written against (empty: any, for operators without a schema).
         vjp: the rule, or None.
         differentiates_captured: whether the rule follows values that graphs in the attributes capture.
+        quantizes: of a straight-through rule, whether integer outputs stand for real numbers, and have cotangents.
         expression: of a composed operator, the expression that equals its outputs, or None.
         wrt: positions of the inputs with a derivative (None: every one that is floating-point).
         zero: positions of floating-point inputs whose derivative is zero, with the reason.
@@ -67,9 +69,12 @@ class Rule:
     remark: str = ""
     expression: Expression | None = None
     differentiates_captured: bool = False
+    quantizes: bool = False
 
     def differentiates(self, index: int) -> bool:
         """Whether there is a derivative with respect to an input that can be other than zero."""
+        if self.kind == "control flow":
+            return True
         if self.vjp is None and self.expression is None:
             return False
         return index not in self.zero and (self.wrt is None or index in self.wrt)
@@ -108,6 +113,13 @@ class Registry:
 
 
 REGISTRY = Registry()
+#: Rules that take the place of those of `REGISTRY` where gradients pass straight through roundings.
+STRAIGHT_THROUGH = Registry()
+
+
+def rule_of(op: Builder, operator: str) -> Rule | None:
+    """Return the rule of an operator that is in force in a model."""
+    return (STRAIGHT_THROUGH.get(operator) if op.straight_through else None) or REGISTRY.get(operator)
 
 
 def _operators(names: str, domain: str) -> list[str]:
@@ -298,6 +310,7 @@ def not_differentiable(names: str, why: str, *, versions: Collection[int], domai
 
 __all__ = [
     "REGISTRY",
+    "STRAIGHT_THROUGH",
     "Cotangent",
     "Refusal",
     "Registry",
@@ -307,5 +320,6 @@ __all__ = [
     "linear",
     "not_differentiable",
     "register",
+    "rule_of",
     "vjp",
 ]

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx_ir as ir
 
 from onnxgrad.graph.dims import Dim, dim_add, dim_div, dim_mul, size_of
 from onnxgrad.graph.equation import terms_of
+from onnxgrad.graph.flow import Iteration, bodies_of
 from onnxgrad.graph.node import Node
 
 
@@ -235,3 +239,59 @@ def gathered(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | Non
     if place.axis == axis:
         raise Mixed(f"it picks along axis {axis}, on which the samples lie")
     return [replace(place, axis=place.axis + (_rank(node, 1) - 1 if place.axis > axis else 0))]
+
+
+def through_flow(node: ir.Node, places: dict[ir.Value, Any], walk: Callable[[ir.Graph], None]) -> None:
+    """Follow the samples through the bodies of an `If`, `Loop` or `Scan`, and enter where they lie in its outputs.
+
+    Args:
+        node: the node.
+        places: where samples lie, by value; what is found is entered.
+        walk: follows them through the nodes of a body.
+
+    Raises:
+        Mixed: if they meet inside, or choose what is computed.
+    """
+    if node.op_type == "If":
+        if node.inputs[0] in places:
+            raise Mixed("samples choose the branch that is computed")
+        for body in bodies_of(node):
+            walk(body.graph)
+            for inside, outside in body.leave:
+                _enter(places, outside, places.get(inside))
+        return
+    it = Iteration.of(node)
+    if it.counter is not None and any(v in places for v in node.inputs[:2]):
+        raise Mixed("samples choose the number of iterations")
+    for s in it.states:
+        _enter(places, s.entering, places.get(s.initial))
+    for e in it.elements:
+        _enter(places, e.slice, _sliced(places.get(e.whole), e.axis))
+    before = -1
+    while before != sum(s.entering in places for s in it.states):  # what leaves one iteration enters the next
+        before = sum(s.entering in places for s in it.states)
+        walk(it.graph)
+        for s in it.states:
+            _enter(places, s.entering, places.get(s.leaving))
+    if it.condition is not None and it.condition[1] in places:
+        raise Mixed("samples choose the number of iterations")
+    for s in it.states:
+        _enter(places, s.final, places.get(s.entering))
+    for r in it.results:
+        place = places.get(r.slice)
+        if isinstance(place, Samples):
+            place = replace(place, axis=place.axis + (place.axis >= r.axis))
+        _enter(places, r.whole, place)
+
+
+def _enter(places: dict[ir.Value, Any], value: ir.Value, place: Any) -> None:
+    if place is not None and places.setdefault(value, place) != place:
+        raise Mixed("the samples lie on different axes of what comes together in it")
+
+
+def _sliced(place: Any, axis: int) -> Any:
+    if not isinstance(place, Samples):
+        return place
+    if place.axis == axis:
+        raise Mixed(f"it goes along axis {axis}, on which the samples lie")
+    return replace(place, axis=place.axis - (place.axis > axis))

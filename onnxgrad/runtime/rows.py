@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from onnxgrad.graph.builder import Builder, captured_values
+from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import Dim, atoms_of, dim_div, dim_mul, size_of
+from onnxgrad.graph.flow import captured_values, is_flow, reads
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.sizes import POINTWISE
 from onnxgrad.graph.tensor import Tensor
@@ -98,6 +99,9 @@ def find_split(op: Builder, inputs: Iterable[ir.Value], outputs: Sequence[ir.Val
 
 def _follow(op: Builder, node: ir.Node, states: dict[ir.Value, _State], size: str) -> None:
     """Enter the states of a node's outputs."""
+    if is_flow(node):
+        _follow_flow(op, node, states, size)
+        return
     captured = {states[v] for v in captured_values(node) if v in states}
     entering = [None if v is None else states.get(v) for v in node.inputs]
     if not captured and not any(entering):
@@ -110,6 +114,22 @@ def _follow(op: Builder, node: ir.Node, states: dict[ir.Value, _State], size: st
             found = [_checked(s, t, size) for s, t in zip(_through(view, entering, size), view.outputs, strict=True)]
     # a node may have lost outputs at its end that nobody used, after the builder saw it
     states.update((v, s) for v, s in zip(node.outputs, found, strict=False) if s is not None)
+
+
+def _follow_flow(op: Builder, node: ir.Node, states: dict[ir.Value, _State], size: str) -> None:
+    def walk(graph: ir.Graph) -> None:
+        for inner in graph:
+            _follow(op, inner, states, size)
+
+    entering = [v for v in reads(node) if v in states]
+    try:
+        if any(not isinstance(states[v], Samples) for v in entering):
+            raise Mixed("the number of samples enters the computation")
+        samples.through_flow(node, states, walk)
+        if any(not isinstance(states.get(v, Samples(0)), Samples) for v in node.outputs):
+            raise Mixed("samples meet inside")
+    except Mixed:
+        states.update((v, "mixed") for v in node.outputs if entering)
 
 
 def _checked(state: _State | None, tensor: Tensor | None, size: str) -> _State | None:
