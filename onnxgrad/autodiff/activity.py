@@ -12,7 +12,7 @@ from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.flow import bodies_of, captured_values, is_flow, reads
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
-from onnxgrad.rules.registry import Rule, rule_of
+from onnxgrad.rules.registry import REGISTRY, Rule, rule_of
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def through_bodies(
     obstacles: list[Obstacle] = []
     stops: list[str] = []
     captured = captured_values(node)
-    for body in bodies_of(node):
+    for body in bodies_of(op, node):
         varied = {v for v in captured if v in wrt} | {inside for outside, inside in body.enter if outside in wrt}
         useful = {inside for inside, outside in body.leave if of is None or outside in of}
         while True:  # what leaves one iteration enters the next
@@ -168,6 +168,9 @@ def _obstacles(view: Node, rule: Rule | None, varied: set[ir.Value]) -> Iterable
     if rule is None:
         yield obstacle("there is no rule for this operator")
         return
+    if rule.kind == "resolved":
+        yield obstacle(rule.remark, remedy="write the model without sequences there, or choose another `wrt` or `of`")
+        return
     if rule.versions and view.version not in rule.versions:
         known = ", ".join(map(str, sorted(rule.versions)))
         yield obstacle(f"its rule is written for versions {known} only")
@@ -181,11 +184,20 @@ def _obstacles(view: Node, rule: Rule | None, varied: set[ir.Value]) -> Iterable
         yield obstacle("values from around it enter its body, and its rule does not follow them")
 
 
+def _holds(value: ir.Value) -> bool:
+    """Whether a value is a sequence or optional."""
+    node = value.producer()
+    rule = None if node is None else REGISTRY.get(node.op_type)
+    return node is not None and not node.domain and rule is not None and rule.kind == "resolved"
+
+
 def _unknown_types(view: Node, varied: set[ir.Value], obstacle: Callable[..., Obstacle]) -> Iterable[Obstacle]:
     """Name the values whose rank is lost in this node, or before any node; behind it, nothing else can be known."""
     incoming = [v for v, t in zip(view.ir.inputs, view.inputs, strict=True) if v is not None and t is None]
     outgoing = [v for v, t in zip(view.ir.outputs, view.outputs, strict=True) if v.name and t is None]
     for value in [v for v in incoming if v.producer() is None or v not in varied] if incoming else outgoing:
+        if isinstance(value.type, (ir.SequenceType, ir.OptionalType)) or _holds(value):
+            continue  # the node that makes it, or takes from it, is named
         if value in varied or (value in incoming and value.type is None):
             yield obstacle(
                 f"the type or rank of {value.name!r} is not known",

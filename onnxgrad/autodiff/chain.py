@@ -124,7 +124,7 @@ def find_chain(op: Builder, nodes: Sequence[ir.Node], y: Tensor, x: Tensor, batc
 
     inner = sorted(usable[1:-1], key=lambda item: width(item[0]))[:_MOST_CUTS]
     chosen = [(x, 0), *sorted(inner, key=lambda item: item[1]), (y, len(activity.nodes))]
-    samples = elements(y.shape[:1]) if batched else 1.0
+    samples = max(elements(y.shape[:1]), 1) if batched else 1.0
     costs = [
         sum(flops(op, node) for node in activity.nodes[a:b]) / samples for (_, a), (_, b) in itertools.pairwise(chosen)
     ]

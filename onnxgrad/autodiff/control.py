@@ -11,7 +11,7 @@ are the cotangents of the states, and the sums of those of what the body capture
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -20,8 +20,8 @@ from onnxgrad.autodiff.activity import Within, through_bodies
 from onnxgrad.autodiff.sweep import SWEEPS, Seeded, Sweeps, accumulate, sweep_back, sweep_forward
 from onnxgrad.errors import Refusal
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.dims import Dim, Shape, dim_sub
-from onnxgrad.graph.flow import MAY_BE_EMPTY, Iteration, Slices, State, captured_values, graphs_in
+from onnxgrad.graph.dims import Dim, Shape, atoms_of
+from onnxgrad.graph.flow import MAY_BE_EMPTY, Iteration, Slices, State, branches_of, captured_values
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 
@@ -58,34 +58,51 @@ def _if_back(
     op: Builder, node: Node, cts: Sequence[Tensor | None], wanted: Values, seeds: Dim | None
 ) -> Iterator[tuple[ir.Value, Tensor]]:
     wrt = [_tensor(op, v) for v in captured_values(node.ir) if v in wanted]
-    graphs = {}
-    for name, branch in graphs_in(node.ir):
-        with op.body():
-            outputs = op.inline(branch, {})
-            nodes = list(op.nodes)
-            pairs = [(y, ct) for y, ct in zip(outputs, cts, strict=True) if y is not None and ct is not None]
-            found = sweep_back(op, nodes, _seeded(op, pairs, seeds), [x.value for x in wrt], seeds)
-            results = [found.get(x.value, op.full((*_lead(seeds), *x.shape), 0, x.dtype)) for x in wrt]
-            graphs[name] = op.close([], results)
-    results = op.emit_flow("If", node.inputs, graphs, [(x.dtype, (*_lead(seeds), *x.shape)) for x in wrt])
-    yield from ((x.value, ct) for x, ct in zip(wrt, results, strict=True))
+
+    def sweep(branch: ir.Graph) -> list[Tensor]:
+        start = len(op.nodes)
+        outputs = op.inline(branch, {})
+        pairs = [(y, ct) for y, ct in zip(outputs, cts, strict=True) if y is not None and ct is not None]
+        found = sweep_back(op, op.nodes[start:], _seeded(op, pairs, seeds), [x.value for x in wrt], seeds)
+        return [found.get(x.value, op.full((*_lead(seeds), *x.shape), 0, x.dtype)) for x in wrt]
+
+    yield from zip([x.value for x in wrt], _either(op, node, wrt, seeds, sweep), strict=True)
 
 
 def _if_forward(
     op: Builder, node: Node, tangents: Mapping[ir.Value, Tensor], wanted: Values, seeds: Dim | None
 ) -> Seeded:
     places = [i for i, v in enumerate(node.ir.outputs) if v in wanted]
+    of = [_tensor(op, node.ir.outputs[i]) for i in places]
+
+    def sweep(branch: ir.Graph) -> list[Tensor]:
+        start = len(op.nodes)
+        outputs = op.inline(branch, {})
+        ys = [y for i in places if (y := outputs[i]) is not None]
+        found = sweep_forward(op, op.nodes[start:], tangents, [y.value for y in ys], seeds)
+        return [found.get(y.value, op.full((*_lead(seeds), *y.shape), 0, y.dtype)) for y in ys]
+
+    return dict(zip([y.value for y in of], _either(op, node, of, seeds, sweep), strict=True))
+
+
+def _either(
+    op: Builder, node: Node, like: Sequence[Tensor], seeds: Dim | None, sweep: Callable[[ir.Graph], list[Tensor]]
+) -> list[Tensor]:
+    """Sweep through both branches, or, without an `If`, through the one that is known to be taken.
+
+    The results are cotangents or tangents of `like`.
+    """
+    branches = branches_of(op, node.ir)
+    shapes = [(*_lead(seeds), *x.shape) for x in like]
+    if len(branches) == 1:
+        with op.unshared():  # a node outside could hide that the branch depends on something
+            (found,) = map(sweep, branches.values())
+            return [_named(op, t, shape) for t, shape in zip(found, shapes, strict=True)]
     graphs = {}
-    for name, branch in graphs_in(node.ir):
+    for name, branch in branches.items():
         with op.body():
-            outputs = [y for i, y in enumerate(op.inline(branch, {})) if i in places and y is not None]
-            nodes = list(op.nodes)
-            found = sweep_forward(op, nodes, tangents, [y.value for y in outputs], seeds)
-            results = [found.get(y.value, op.full((*_lead(seeds), *y.shape), 0, y.dtype)) for y in outputs]
-            graphs[name] = op.close([], results)
-    ys = [_tensor(op, node.ir.outputs[i]) for i in places]
-    results = op.emit_flow("If", node.inputs, graphs, [(y.dtype, (*_lead(seeds), *y.shape)) for y in ys])
-    return {y.value: t for y, t in zip(ys, results, strict=True)}
+            graphs[name] = op.close([], sweep(branch))
+    return op.emit_flow("If", node.inputs, graphs, [(x.dtype, shape) for x, shape in zip(like, shapes, strict=True)])
 
 
 # --- Loop and Scan -----------------------------------------------------------------------------
@@ -219,8 +236,7 @@ def _check_shape(op: Builder, state: State) -> None:
         Refusal: if it changes.
     """
     before, after = _tensor(op, state.entering).shape, _tensor(op, state.leaving).shape
-    changes = [dim_sub(b, a) for a, b in zip(before, after, strict=True)]
-    if any(isinstance(change, int) and change for change in changes):
+    if any(a != b and atoms_of(b) <= atoms_of(a) for a, b in zip(before, after, strict=True)):
         raise Refusal(
             f"the shape of the state {state.entering.name!r} changes from one iteration to the next, so that its "
             "values cannot be kept in one tensor",

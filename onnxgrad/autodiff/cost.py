@@ -53,7 +53,7 @@ def flops(op: Builder, node: ir.Node) -> float:
 
 def _flow_flops(op: Builder, node: ir.Node) -> float:
     """The dearer branch, or all iterations."""
-    bodies = [sum(flops(op, inner) for inner in body.graph) for body in bodies_of(node)]
+    bodies = [sum(flops(op, inner) for inner in body.graph) for body in bodies_of(op, node)]
     if node.op_type == "If":
         return max(bodies)
     it = Iteration.of(node)

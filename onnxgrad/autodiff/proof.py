@@ -42,7 +42,7 @@ def _follow(op: Builder, nodes: Iterable[ir.Node], places: dict[ir.Value, Sample
         where = f"node {view.name!r} ({view.operator})"
         if is_flow(node):
             try:
-                through_flow(node, places, walk)
+                through_flow(op, node, places, walk)
             except Mixed as mixed:
                 raise Mixed(f"{where}: {mixed}") from None
             continue

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.errors import Refusal
-from onnxgrad.graph import content, flow, infer, operands, simplify
+from onnxgrad.graph import content, flow, infer, operands, sequences, simplify
 from onnxgrad.graph.dims import Dim, Shape, broadcast, broadcast_of, dim_mul, division_of, size_of, terms_of
 from onnxgrad.graph.node import Node, attribute_defaults, python_attributes, since_version
 from onnxgrad.graph.tensor import Tensor
@@ -31,6 +31,9 @@ _RANDOM = {
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout",
 }  # fmt: skip
 
+#: Key in the `meta` of nodes that were put in the place of those that work on sequences.
+_FOR_SEQUENCES = "onnxgrad.for_sequences"
+
 
 class Scope:
     """Where nodes are emitted: the model's graph, or a body inside it, which sees what is around it.
@@ -39,13 +42,19 @@ class Scope:
         nodes: the nodes emitted so far.
         memo: what was emitted, to be found again.
         sources: where each size can be read.
+
+    Args:
+        outer: the scope around it.
+        beside: whether only the nodes are kept apart, and what is emitted can be used in `outer`.
     """
 
-    def __init__(self, outer: Scope | None = None) -> None:
+    def __init__(self, outer: Scope | None = None, beside: bool = False) -> None:
         self.nodes: list[ir.Node] = []
         self.memo: MutableMapping[tuple[Any, ...], tuple[Tensor | None, ...]] = {}
         self.sources: MutableMapping[Dim, tuple[Tensor, int]] = {}
-        if outer is not None:
+        if beside and outer is not None:
+            self.memo, self.sources = outer.memo, outer.sources
+        elif outer is not None:
             self.memo = ChainMap({}, outer.memo)
             self.sources = ChainMap({}, outer.sources)
 
@@ -60,6 +69,11 @@ class Builder:
     Attributes:
         relied_on: names of weights whose numbers were written into formulas.
         straight_through: whether gradients pass straight through roundings.
+        sequences: what sequences hold, where that is known.
+        optionals: what optionals hold, where that is known.
+        grown: of tensors that stack what a loop appended to a sequence, that sequence.
+        settled: whether the types that are being found are the final ones, not those of a trial.
+        has_sequences: whether the model has sequences or optionals.
     """
 
     def __init__(self, model: ir.Model, straight_through: bool = False) -> None:
@@ -78,6 +92,13 @@ class Builder:
         self.relied_on: set[str] = set()
         self._node_names = {node.name for node in model.graph.all_nodes()}
         self._fresh = 0
+        self.sequences: dict[ir.Value, sequences.Items] = {}
+        self.optionals: dict[ir.Value, ir.Value] = {}
+        self.grown: dict[ir.Value, ir.Value] = {}
+        self.settled = True
+        self.has_sequences = any(
+            node.op_type in sequences.RESOLVERS.keys() - {"Identity"} for node in model.graph.all_nodes()
+        )
         self._functions = [ir.serde.serialize_function(f) for f in model.functions.values()]
         self._read(model.graph)
 
@@ -100,8 +121,10 @@ class Builder:
             if value not in self._tensors and tensor is not None:
                 value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
                 self._declare(value, value)
-        for node in graph:
+        for node in list(graph):
             self._type_node(node)
+        if self.settled and self.has_sequences:
+            _remove_unused(graph)
 
     def _declare(self, value: ir.Value, declared: ir.Value) -> None:
         """Take a value's type from its declaration."""
@@ -127,11 +150,12 @@ class Builder:
         value.type, value.shape = ir.TensorType(dtype), ir.Shape(shape)
         return tensor
 
-    def _type_node(self, node: ir.Node) -> None:
+    def _type_node(self, node: ir.Node) -> Tensor | None:
+        """Find the types of a node's outputs; return the tensor that is its output instead, if there is one."""
         inputs = tuple(None if v is None else self._tensors.get(v) for v in node.inputs)
         attrs = python_attributes(node)
         found: Sequence[operands.Type | None] = [None] * len(node.outputs)
-        if None not in (t for t, v in zip(inputs, node.inputs, strict=True) if v is not None):
+        if flow.is_flow(node) or None not in (t for t, v in zip(inputs, node.inputs, strict=True) if v is not None):
             with contextlib.suppress(infer.InferenceError):
                 if flow.is_flow(node):
                     found = flow.infer_flow(self, node, inputs)
@@ -145,6 +169,8 @@ class Builder:
                 self._declare(value, declared)
             elif value is node.outputs[0]:
                 tensor.content = content.infer_content(node, inputs, attrs, guess)
+            if tensor is not None and value in self.grown:
+                self.sequences[self.grown[value]] = sequences.Items(stack=tensor)
         if (
             node.domain == ""
             and node.op_type not in _RANDOM
@@ -152,6 +178,43 @@ class Builder:
         ):
             key = (node.op_type, tuple(id(v) if v else None for v in node.inputs), _hashable(attrs), len(node.outputs))
             self._within.memo.setdefault(key, tuple(self._tensors.get(v) for v in node.outputs))
+        if not self.has_sequences:
+            return None
+        if node.op_type == "Loop" and node.graph is not None and self.settled:
+            new = sequences.stack_appended(self, node)
+            return None if new is None else self._type_node(new)
+        return self._resolve(node) if node.op_type in sequences.RESOLVERS else None
+
+    def _resolve(self, node: ir.Node) -> Tensor | None:
+        """Find out what a sequence holds, or put in the place of a node that takes a tensor out of one what gives it
+        without.
+        """
+        y = node.outputs[0]
+        with self._in(Scope(self._within, beside=True)):
+            found = sequences.resolve(self, node)
+            if isinstance(found, sequences.Items):
+                self.sequences[y] = found
+            if not isinstance(found, Tensor):
+                found = None
+            elif self.settled and node.graph is not None:
+                value = self.named_identity(found) if y.is_graph_output() else found.value
+            new = list(self.nodes)
+        if node.graph is None:  # of a body that is emitted
+            self.nodes.extend(new)
+            return found
+        if not self.settled:
+            if found is not None:
+                self._register(y, (found.dtype, found.shape))
+            return None
+        for each in new:
+            each.meta[_FOR_SEQUENCES] = True
+        node.graph.insert_before(node, new)
+        if found is not None:
+            named, name = y.is_graph_output(), y.name
+            ir.convenience.replace_all_uses_with(y, value, replace_graph_outputs=True)
+            if named:
+                y.name, value.name = None, name
+        return None
 
     def _captured(self, node: ir.Node) -> dict[str, Tensor]:
         return {v.name: self._tensors[v] for v in flow.captured_values(node) if v.name and v in self._tensors}
@@ -581,7 +644,7 @@ class Builder:
             shape: its shape, if it is not that of `like`.
         """
         dims = [d if self.is_known(d) else None for d in (like.shape if shape is None else shape)]
-        tensor = self._register(ir.Value(name=self._unique(name, self._names)), (like.dtype, (*lead, *dims)))
+        tensor = self._register(ir.Value(name=self._unique(f"onnxgrad/{name}", self._names)), (like.dtype, (*lead, *dims)))
         assert tensor is not None
         return tensor
 
@@ -604,7 +667,9 @@ class Builder:
             self.nodes.append(copy)
             if not self._phantoms.isdisjoint(flow.reads(copy)):
                 self._phantoms.update(copy.outputs)
-            self._type_node(copy)
+            instead = self._type_node(copy)
+            if instead is not None:
+                mapping[node.outputs[0]] = instead.value
         return [self._tensors.get(mapping.get(v, v)) for v in graph.outputs]
 
     def _take_out_initializers(self, graph: ir.Graph, mapping: dict[ir.Value, ir.Value]) -> None:
@@ -728,6 +793,15 @@ class Builder:
                 needed.update(flow.reads(node))
                 live.append(node)
         return live[::-1]
+
+
+def _remove_unused(graph: ir.Graph) -> None:
+    """Remove what had to do with sequences and is used no more; such values cannot be asked for."""
+    for node in reversed(list(graph)):
+        concerned = node.domain == "" and (node.op_type in sequences.RESOLVERS or _FOR_SEQUENCES in node.meta)
+        tensor = node.op_type == "Identity" and _FOR_SEQUENCES not in node.meta
+        if concerned and not tensor and not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            graph.remove(node, safe=True)
 
 
 def _discard(node: ir.Node) -> None:

@@ -25,9 +25,10 @@ def infer_content(node: ir.Node, inputs: Inputs, attrs: Attrs, output: Type | No
     follow = CONTENTS.get(node.op_type) if node.domain == "" else None
     if follow is None or output is None or output[0] not in FOLLOWED or not inputs or inputs[0] is None:
         return None
-    if node.op_type == "Cast" and output[0] == ir.DataType.BOOL:
-        return None
-    return follow(attrs, inputs)
+    elements = follow(attrs, inputs)
+    if node.op_type == "Cast" and output[0] == ir.DataType.BOOL and elements is not None:
+        return None if any(isinstance(e, str) for e in elements) else tuple(int(e != 0) for e in elements)
+    return elements
 
 
 def _shape_elements(attrs: Attrs, inputs: Inputs) -> Content:
@@ -103,7 +104,7 @@ def _chosen(condition: Dim, a: Dim, b: Dim) -> Dim | None:
 def _among_numbers(choose: Callable[[list[int]], int]) -> Callable[..., Dim | None]:
     def apply(*dims: Dim) -> Dim | None:
         numbers = [d for d in dims if isinstance(d, int)]
-        return choose(numbers) if len(numbers) == len(dims) else None
+        return int(choose(numbers)) if len(numbers) == len(dims) else None
 
     return apply
 
@@ -147,4 +148,11 @@ CONTENTS: dict[str, ContentFormula] = {
     "ReduceProd": lambda attrs, inputs: None if (e := elements_of(inputs, 0)) is None else (size_of(e),),
     "ConstantOfShape": _filled,
     "Range": _ranged,
+    "Not": _pointwise(lambda a: dim_sub(1, a)),
+    "And": _pointwise(_among_numbers(all)),
+    "Or": _pointwise(_among_numbers(any)),
+    "Greater": _pointwise(_among_numbers(lambda pair: pair[0] > pair[1])),
+    "GreaterOrEqual": _pointwise(_among_numbers(lambda pair: pair[0] >= pair[1])),
+    "Less": _pointwise(_among_numbers(lambda pair: pair[0] < pair[1])),
+    "LessOrEqual": _pointwise(_among_numbers(lambda pair: pair[0] <= pair[1])),
 }

@@ -185,10 +185,21 @@ def _ints(node: ir.Node, name: str, count: int) -> Sequence[int]:
     return [0] * count if attribute is None else attribute.as_ints()
 
 
-def bodies_of(node: ir.Node) -> list[Body]:
-    """Return the bodies of a node of control flow."""
+def branches_of(op: Builder, node: ir.Node) -> dict[str, ir.Graph]:
+    """Return the branches of an `If`, by the names of their attributes; the one that is taken if that is known."""
+    branches = dict(graphs_in(node))
+    condition = None if node.inputs[0] is None else op.tensor(node.inputs[0])
+    if condition is None or condition.ints is None:
+        return branches
+    taken = "then_branch" if condition.ints[0] else "else_branch"
+    return {taken: branches[taken]}
+
+
+def bodies_of(op: Builder, node: ir.Node) -> list[Body]:
+    """Return the bodies of a node of control flow that may be run."""
     if node.op_type == "If":
-        return [Body(graph, (), tuple(zip(graph.outputs, node.outputs, strict=True))) for _, graph in graphs_in(node)]
+        branches = branches_of(op, node).values()
+        return [Body(graph, (), tuple(zip(graph.outputs, node.outputs, strict=True))) for graph in branches]
     it = Iteration.of(node)
     return [
         Body(
@@ -265,7 +276,7 @@ def infer_flow(op: Builder, node: ir.Node, inputs: Inputs) -> list[Type | None]:
 
 def _branch_types(op: Builder, node: ir.Node) -> list[Type | None]:
     found: list[list[Type | None]] = []
-    for body in bodies_of(node):
+    for body in bodies_of(op, node):
         with op.body():
             op.type_body(body.graph)
             found.append([_type_of(op.tensor(v)) for v in body.graph.outputs])
@@ -276,6 +287,8 @@ def _iteration_types(op: Builder, node: ir.Node, inputs: Inputs) -> list[Type | 
     it = Iteration.of(node)
     states = [_type_of(op.tensor(s.initial)) for s in it.states]
     length = _length(op, it)
+    final = op.settled
+    op.settled = final and (node.op_type == "Scan" or not op.has_sequences)
     while True:
         with op.body():
             for slices in it.elements:
@@ -295,9 +308,11 @@ def _iteration_types(op: Builder, node: ir.Node, inputs: Inputs) -> list[Type | 
                 leaving = [_common(known, [after]) for known, after in zip(states, found, strict=True)]
             results = [(r, _type_of(op.tensor(r.slice))) for r in it.results]
             after = None if it.condition is None else op.tensor(it.condition[1])
-        if leaving == states:
+        if leaving == states and op.settled == final:
             break
+        op.settled = final and leaving == states  # once more, to settle what was only tried
         states = leaving
+    op.settled = final
     if node.op_type == "Loop":
         endless = inputs[1] is None or inputs[1].content == (1,)
         trips = None if inputs[0] is None else inputs[0].content
@@ -425,13 +440,14 @@ def _as_loop(op: Builder, node: ir.Node) -> list[ir.Node]:
     """Write a `Scan` as a `Loop` that gathers the slices of each iteration."""
     it = Iteration.of(node)
     states = [op.tensor(s.initial) for s in it.states]
-    with op.body() as nodes:
+    with op.body() as nodes, op.unshared():  # equal nodes around may have been dropped
         wholes = {e: op.tensor(e.whole) for e in it.elements}
         whole, axis = next((t, e.axis) for e, t in wholes.items() if t is not None)
+        always = op.constant(True, ir.DataType.BOOL)
         length = op.reshape(op.Shape(whole, start=axis, end=axis + 1), ())
         with op.body():
             number = op.local(length, "iteration")
-            goes_on = op.local(op.constant(True, ir.DataType.BOOL), "goes_on")
+            goes_on = op.local(always, "goes_on")
             back = op.Sub(op.Sub(length, 1), number)
             inside = {
                 e.slice: op.Gather(t, back if e.backward else number, axis=e.axis)
@@ -445,19 +461,19 @@ def _as_loop(op: Builder, node: ir.Node) -> list[ir.Node]:
             graph = op.close([number, goes_on, *entering.values()], [op.Identity(goes_on), *outputs])
         finals = [t for t in map(op.tensor, node.outputs) if t is not None]
         types: list[Type] = [(t.dtype, t.shape) for t in finals[: len(states)]]
+        known = {d for t in (*states, *wholes.values()) if t is not None for d in t.shape}
         for r, t in zip(it.results, finals[len(states) :], strict=True):
-            types.append((t.dtype, (t.shape[r.axis], *_without(t.shape, r.axis))))
-        looped = op.emit_flow("Loop", [length, None, *states], {"body": graph}, types)
+            # of no iteration, onnxruntime gives a size of 0 where the body leaves it open: it is put right below
+            sizes = (None if isinstance(d, str) and d in known else d for d in _without(t.shape, r.axis))
+            types.append((t.dtype, (t.shape[r.axis], *sizes)))
+        looped = op.emit_flow("Loop", [length, always, *states], {"body": graph}, types)
         for i, r in enumerate(it.results, len(states)):
             y = looped[i]
             if r.backward:
-                y = op.Gather(
-                    y,
-                    op.Range(op.Sub(length, 1), op.constant(-1, ir.DataType.INT64), op.constant(-1, ir.DataType.INT64)),
-                )
+                y = op.Slice(y, [-1], [-(2**62)], [0], [-1], shape=y.shape)
             order = list(range(1, y.rank))
             order.insert(r.axis % y.rank, 0)
-            looped[i] = op.Transpose(y, perm=order)
+            looped[i] = op.reshape(op.Transpose(y, perm=order), finals[i].shape)
     for old, new in zip(node.outputs, looped, strict=True):
         name, value = old.name, new.value
         ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)

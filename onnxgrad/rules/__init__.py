@@ -16,6 +16,7 @@ from onnxgrad.rules import (
     reduction,
     resize,
     sampling,
+    sequences,
 )
 from onnxgrad.rules.registry import REGISTRY, Registry, Rule, register
 
@@ -39,4 +40,5 @@ __all__ = [
     "register",
     "resize",
     "sampling",
+    "sequences",
 ]

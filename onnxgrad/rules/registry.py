@@ -46,8 +46,8 @@ class Rule:
 
     Attributes:
         operator: ``domain::Op``, without domain for ai.onnx.
-        kind: "vjp", "elementwise", "linear", "composed", "control flow" (the sweeps go through its bodies) or
-            "not differentiable".
+        kind: "vjp", "elementwise", "linear", "composed", "control flow" (the sweeps go through its bodies), "resolved"
+            (the builder puts others in its place, where it can) or "not differentiable".
         versions: the operator versions that the rule was written against (empty: any, for operators without a schema).
         vjp: the rule, or None.
         differentiates_captured: whether the rule follows values that graphs in the attributes capture.
@@ -73,7 +73,7 @@ class Rule:
 
     def differentiates(self, index: int) -> bool:
         """Whether there is a derivative with respect to an input that can be other than zero."""
-        if self.kind == "control flow":
+        if self.kind in ("control flow", "resolved"):
             return True
         if self.vjp is None and self.expression is None:
             return False

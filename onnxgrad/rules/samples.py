@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import Dim, dim_add, dim_div, dim_mul, size_of
 from onnxgrad.graph.equation import terms_of
 from onnxgrad.graph.flow import Iteration, bodies_of
@@ -241,10 +242,11 @@ def gathered(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | Non
     return [replace(place, axis=place.axis + (_rank(node, 1) - 1 if place.axis > axis else 0))]
 
 
-def through_flow(node: ir.Node, places: dict[ir.Value, Any], walk: Callable[[ir.Graph], None]) -> None:
+def through_flow(op: Builder, node: ir.Node, places: dict[ir.Value, Any], walk: Callable[[ir.Graph], None]) -> None:
     """Follow the samples through the bodies of an `If`, `Loop` or `Scan`, and enter where they lie in its outputs.
 
     Args:
+        op: the builder.
         node: the node.
         places: where samples lie, by value; what is found is entered.
         walk: follows them through the nodes of a body.
@@ -255,7 +257,7 @@ def through_flow(node: ir.Node, places: dict[ir.Value, Any], walk: Callable[[ir.
     if node.op_type == "If":
         if node.inputs[0] in places:
             raise Mixed("samples choose the branch that is computed")
-        for body in bodies_of(node):
+        for body in bodies_of(op, node):
             walk(body.graph)
             for inside, outside in body.leave:
                 _enter(places, outside, places.get(inside))

@@ -121,15 +121,14 @@ def _follow_flow(op: Builder, node: ir.Node, states: dict[ir.Value, _State], siz
         for inner in graph:
             _follow(op, inner, states, size)
 
-    entering = [v for v in reads(node) if v in states]
+    if not any(v in states for v in reads(node)):
+        return
     try:
-        if any(not isinstance(states[v], Samples) for v in entering):
-            raise Mixed("the number of samples enters the computation")
-        samples.through_flow(node, states, walk)
-        if any(not isinstance(states.get(v, Samples(0)), Samples) for v in node.outputs):
-            raise Mixed("samples meet inside")
+        if any(isinstance(states.get(v), _Positions) for v in reads(node)):
+            raise Mixed("positions among all samples are used in a way that is not followed")
+        samples.through_flow(op, node, states, walk)
     except Mixed:
-        states.update((v, "mixed") for v in node.outputs if entering)
+        states.update((v, "mixed") for v in node.outputs)
 
 
 def _checked(state: _State | None, tensor: Tensor | None, size: str) -> _State | None:

@@ -109,7 +109,7 @@ PROOFS: dict[str, tuple[Any, int]] = {
     "drops samples": (built([node("NonZero", "x", "i"), node("GatherND", "w i")], weights={"w": IMAGE}), False),
     "multiplies samples with each other": (built([node("Transpose", "x", "t"), node("MatMul", "x t")]), False),
     "captures samples": (
-        built([node("If", "c", then_branch=BRANCH, else_branch=BRANCH)], weights={"c": np.array(True)}), False),
+        built([node("If", "c", then_branch=BRANCH, else_branch=BRANCH)], weights={"c": np.array(True)}), 0),
     "has as many features as samples": (
         model([node("Neg", "x")], [value("x", ["N", "N"])], [value("y", ["N", "N"])]), False),
     "has a fixed batch": (model([node("Neg", "x")], [value("x", [2, 3])], [value("y", [2, 3])]), False),
