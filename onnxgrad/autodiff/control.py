@@ -178,7 +178,7 @@ def _close(
     used = [e for e in elements if e.slice.value in needed] or list(elements[:1])  # one says how often to run
     entering = [*head, *(s.entering for s in live), *(e.slice for e in used)]
     leaving = [*condition, *(s.leaving for s in live), *(r.slice for r in results)]
-    return op.close(entering, leaving), live, used
+    return op.close(entering, leaving, hoist=True), live, used
 
 
 def _emit(

@@ -20,6 +20,8 @@ from onnxgrad.graph.tensor import Tensor
 
 #: How much cheaper one mode must be by the number of seeds alone that the other is not even tried.
 _CLEAR = 8.0
+#: Number of nodes above which the cheapest mode is estimated, since writing all of them takes its time.
+_MANY = 1000
 
 
 def jacobian_shape(y: Tensor, x: Tensor, batched: bool) -> Shape:
@@ -67,7 +69,8 @@ def cheapest_jacobians(
     """Return the Jacobians of `y` with respect to `xs`, and the mode that was taken.
 
     With ``mode="auto"``, every mode that can be the cheapest is written and its floating-point operations are
-    counted; what is not taken is dropped with all other unneeded nodes. The modes are "reverse", "forward", and
+    counted; what is not taken is dropped with all other unneeded nodes. In long graphs the estimate of
+    `onnxgrad.autodiff.chain` (of one `x`), or the number of seeds decides instead. The modes are "reverse", "forward", and
     "mixed" for a product of local Jacobians (see `onnxgrad.autodiff.chain`).
     """
     modes: dict[str, Callable[[], list[Tensor]]] = {
@@ -82,11 +85,15 @@ def cheapest_jacobians(
         del modes["forward"]
     elif ahead * _CLEAR <= back:
         del modes["reverse"]
+    estimate = "forward" if ahead < back else "reverse"
     if len(xs) == 1 and min(back, ahead) > 1:
         chain = find_chain(op, nodes, y, xs[0], batched)
         if chain.is_mixed:
             shape = jacobian_shape(y, xs[0], batched)
             modes["mixed"] = lambda: [op.reshape(chain_jacobian(op, chain), shape)]
+        estimate = "mixed" if chain.is_mixed else chain.plan.how
+    if len(modes) > 1 and len(nodes) > _MANY and estimate in modes:
+        modes = {estimate: modes[estimate]}
     if len(modes) == 1:
         ((chosen, write),) = modes.items()
         return write(), chosen

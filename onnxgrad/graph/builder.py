@@ -31,6 +31,12 @@ _RANDOM = {
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout",
 }  # fmt: skip
 
+#: Operators that are taken out of loops: those that cannot fail, even where no iteration would have run them.
+_HOISTED = frozenset(
+    "Add Cast Concat Cos Div Exp Expand Identity Mul Neg Reciprocal Reshape Shape Sigmoid Sin Sub Tanh "
+    "Transpose".split()
+)
+
 #: Key in the `meta` of nodes that were put in the place of those that work on sequences.
 _FOR_SEQUENCES = "onnxgrad.for_sequences"
 
@@ -49,6 +55,7 @@ class Scope:
     """
 
     def __init__(self, outer: Scope | None = None, beside: bool = False) -> None:
+        self.outer = outer
         self.nodes: list[ir.Node] = []
         self.memo: MutableMapping[tuple[Any, ...], tuple[Tensor | None, ...]] = {}
         self.sources: MutableMapping[Dim, tuple[Tensor, int]] = {}
@@ -644,7 +651,9 @@ class Builder:
             shape: its shape, if it is not that of `like`.
         """
         dims = [d if self.is_known(d) else None for d in (like.shape if shape is None else shape)]
-        tensor = self._register(ir.Value(name=self._unique(f"onnxgrad/{name}", self._names)), (like.dtype, (*lead, *dims)))
+        tensor = self._register(
+            ir.Value(name=self._unique(f"onnxgrad/{name}", self._names)), (like.dtype, (*lead, *dims))
+        )
         assert tensor is not None
         return tensor
 
@@ -656,13 +665,14 @@ class Builder:
         """
         mapping = {value: tensor.value for value, tensor in inputs.items()}
         self._take_out_initializers(graph, mapping)
+        random = drawing_node(graph)
+        if random is not None:
+            raise Refusal(
+                f"its body is run again to differentiate it, and {random.op_type} in it (node {random.name!r}) would "
+                "draw other numbers then",
+                "take the random operator out of the body, or export the model for inference",
+            )
         for node in graph:
-            if node.domain == "" and node.op_type in _RANDOM:
-                raise Refusal(
-                    f"its body is run again to differentiate it, and {node.op_type} in it (node {node.name!r}) would "
-                    "draw other numbers then",
-                    "take the random operator out of the body, or export the model for inference",
-                )
             copy = flow.clone_node(node, mapping, lambda name: self._unique(name, self._names))
             self.nodes.append(copy)
             if not self._phantoms.isdisjoint(flow.reads(copy)):
@@ -698,8 +708,11 @@ class Builder:
                 found.update(flow.reads(node))
         return found
 
-    def close(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> ir.Graph:
-        """Return the body that is being built as a graph, with what `outputs` need."""
+    def close(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], hoist: bool = False) -> ir.Graph:
+        """Return the body that is being built as a graph, with what `outputs` need.
+
+        With `hoist`, nodes that are the same in each iteration, such as transposes of weights, are put in front of it.
+        """
         values = [tensor.value for tensor in outputs]
         inside = {value for node in self.nodes for value in node.outputs}
         results: list[ir.Value] = []
@@ -707,8 +720,31 @@ class Builder:
             fits = value in inside and value not in results  # else it needs a name of its own
             results.append(value if fits else self.named_identity(tensor))
         live = self._live(set(results))
+        if hoist:
+            live = self._hoist(live, {*results, *(t.value for t in inputs)})
         self.nodes.clear()
         return ir.Graph([t.value for t in inputs], results, nodes=live, name=self._unique("body", self._names))
+
+    def _hoist(self, nodes: list[ir.Node], stay: set[ir.Value]) -> list[ir.Node]:
+        """Move nodes that read nothing of the body to what is around it, except those that give values that must stay;
+        return the others.
+        """
+        outer = self._within.outer
+        assert outer is not None
+        inside = stay.union(*(node.outputs for node in nodes))
+        left = []
+        for node in nodes:
+            if (
+                node.op_type in _HOISTED
+                and not node.domain
+                and inside.isdisjoint(node.inputs)
+                and stay.isdisjoint(node.outputs)
+            ):
+                outer.nodes.append(node)
+                inside.difference_update(node.outputs)
+            else:
+                left.append(node)
+        return left
 
     def emit_flow(
         self,
@@ -818,6 +854,24 @@ def _alias(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     if isinstance(tensor, ir.StringTensor):
         return ir.StringTensor(tensor.raw, shape=tensor.shape)
     return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()))
+
+
+def drawing_node(nodes: Iterable[ir.Node]) -> ir.Node | None:
+    """Return the first of the nodes, or of those in bodies of them, that draws random numbers.
+
+    A `Dropout` does unless it is known to be in inference mode.
+    """
+    for node in nodes:
+        mode = node.inputs[2] if node.op_type == "Dropout" and len(node.inputs) > 2 else None
+        known = None if mode is None or not mode.is_initializer() else mode.const_value
+        still = node.op_type == "Dropout" and (mode is None or (known is not None and not known.numpy().any()))
+        if node.domain == "" and node.op_type in _RANDOM and not still:
+            return node
+        for _, graph in flow.graphs_in(node):
+            inside = drawing_node(graph)
+            if inside is not None:
+                return inside
+    return None
 
 
 def _hashable(attrs: dict[str, Any]) -> tuple[Any, ...]:

@@ -405,7 +405,7 @@ def scan(
         leaving, results = step(entering, slices)
         types: list[Type] = [(s.dtype, s.shape) for s in states]
         types += [(r.dtype, (*r.shape[:axis], length, *r.shape[axis:])) for r in results]
-        graph = op.close([*entering, *slices], [*leaving, *results])
+        graph = op.close([*entering, *slices], [*leaving, *results], hoist=True)
     attributes: dict[str, int | list[int]] = {"num_scan_inputs": len(elements)}
     for kind, count in (("input", len(elements)), ("output", len(results))):
         if count and axis:
