@@ -153,5 +153,31 @@ def cast_type(site: Site) -> None:
 
 @adapts("Scan", to=9)
 def batched_scan(site: Site) -> None:
-    """Refuse the Scan that has a batch axis and lengths of sequences."""
-    site.refuse("Scan of opset 8 runs over a batch of sequences, which newer versions do not")
+    """Opset 8 runs over a batch of sequences (axis 0), each along axis 1: a Scan over the batch of Scans since then."""
+    if site.input(0) is not None:
+        site.refuse("Scan of opset 8 takes the lengths of sequences, which newer versions do not")
+    body: ir.Graph = site.take("body")
+    count, directions = site.take("num_scan_inputs"), site.take("directions")
+    inputs = list(site.node.inputs[1:])
+    carried = len(inputs) - count
+    each = [_of_one_sample(value, scanned=i >= carried) for i, value in enumerate(body.inputs)]
+    along = {"scan_input_directions": directions} if directions else {}
+    inner = ir.node(
+        "Scan",
+        each,
+        {"body": body, "num_scan_inputs": count, **along},
+        num_outputs=len(site.node.outputs),
+        name=f"{site.node.name or 'Scan'}/sample",
+    )
+    for value, outer in zip(inner.outputs, site.node.outputs, strict=True):
+        value.name = f"{outer.name}/sample"
+    samples = ir.Graph(each, inner.outputs, nodes=[inner], name=f"{body.name}/samples")
+    site.become("Scan", *inputs, body=samples, num_scan_inputs=len(inputs))
+
+
+def _of_one_sample(value: ir.Value, scanned: bool) -> ir.Value:
+    """Return an input for what one sample has of a state, or of a sequence of what the body takes."""
+    shape = value.shape
+    if scanned and shape is not None:
+        shape = ir.Shape([None, *shape])
+    return ir.Value(name=f"{value.name}/sample", type=value.type, shape=shape)

@@ -406,8 +406,8 @@ def test_a_lifted_node_computes_the_same(case):
 def test_each_adapter_has_a_case():
     tested = {(c.op, to) for c in CASES for op, to in ADAPTERS if op == c.op and c.opset < to}
     via_upsample = {("Upsample", 7), ("Upsample", 9), ("Upsample", 10)}
-    refused = {("Scan", 9)}
-    assert ADAPTERS.keys() - tested - via_upsample == refused
+    apart = {("Scan", 9)}
+    assert ADAPTERS.keys() - tested - via_upsample == apart
 
 
 REFUSALS = {
@@ -432,16 +432,33 @@ def test_what_has_no_equal_is_refused(why, case):
     assert "export it again with opset 18" in str(error.value)
 
 
-def test_scan_over_a_batch_is_refused():
+def batched_scan(lengths="", **attributes):
     body = helper.make_graph(
-        [helper.make_node("Add", ["s", "x"], ["t"]), helper.make_node("Identity", ["t"], ["u"])],
+        [helper.make_node("Add", ["s", "x"], ["t"]), helper.make_node("Mul", ["t", "x"], ["u"])],
         "body",
         [value_info("s", shape=[1]), value_info("x", shape=[1])],
         [value_info("t", shape=[1]), value_info("u", shape=[1])],
     )
-    node = helper.make_node("Scan", ["", "a", "b"], ["y", "z"], body=body, num_scan_inputs=1, name="scan")
-    model = model_of([node], {"a": floats(2, 1), "b": floats(2, 3, 1)}, ["y", "z"], opset=8)
-    with pytest.raises(ModelReadError, match="node 'scan': Scan of opset 8 runs over a batch"):
+    node = helper.make_node(
+        "Scan", [lengths, "a", "b"], ["y", "z"], body=body, num_scan_inputs=1, name="scan", **attributes
+    )
+    feeds = {"a": floats(2, 1), "b": floats(2, 3, 1)}
+    if lengths:
+        feeds[lengths] = np.array([2, 3], np.int64)
+    return model_of([node], feeds, ["y", "z"], opset=8), feeds
+
+
+@pytest.mark.parametrize("attributes", [{}, {"directions": [1]}], ids=str)
+def test_scan_over_a_batch(attributes):
+    model, feeds = batched_scan(**attributes)
+    lifted = ir.from_proto(model)
+    lift(lifted)
+    assert_same(run(ir.to_proto(lifted), feeds), run(model, feeds))
+
+
+def test_scan_over_a_batch_of_sequences_of_different_lengths_is_refused():
+    model, _ = batched_scan("n")
+    with pytest.raises(ModelReadError, match="node 'scan': Scan of opset 8 takes the lengths of sequences"):
         lift(ir.from_proto(model))
 
 
