@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph.dims import Dim, dim_add, dim_div, dim_floordiv, dim_mul, dim_sub, size_of
@@ -46,18 +47,31 @@ def _gathered(attrs: Attrs, inputs: Inputs) -> Content:
     return tuple(elements[i] for i in index if isinstance(i, int))
 
 
+def _array(inputs: Inputs, index: int = 0) -> np.ndarray | None:
+    """Return the elements of an input in their shape."""
+    elements, shape = elements_of(inputs, index), shape_of(inputs, index)
+    if elements is None or not all(isinstance(d, int) for d in shape):
+        return None
+    return np.array(elements, dtype=object).reshape(shape)  # type: ignore[arg-type]
+
+
 def _sliced_elements(_: Attrs, inputs: Inputs) -> Content:
-    elements = elements_of(inputs, 0)
-    bounds = [elements_of(inputs, i) for i in (1, 2)]
-    step = elements_or(inputs, 4, [1])
-    if elements is None or None in bounds or step is None or len(shape_of(inputs)) != 1:
+    data, start, end = _array(inputs), elements_of(inputs, 1), elements_of(inputs, 2)
+    if data is None or start is None or end is None:
         return None
-    start, end = (b[0] for b in bounds if b)
-    if not (isinstance(start, int) and isinstance(end, int) and isinstance(step[0], int)):
+    axes, steps = elements_or(inputs, 3, range(len(start))), elements_or(inputs, 4, [1] * len(start))
+    if axes is None or steps is None or not all(isinstance(d, int) for d in (*start, *end, *axes, *steps)):
         return None
-    if step[0] < 0 and end < -len(elements):
-        return elements[start :: step[0]]
-    return elements[start : end : step[0]]
+    cut = [slice(None)] * data.ndim
+    for axis, a, b, step in zip(axes, start, end, steps, strict=True):
+        size = data.shape[int(axis)]
+        cut[int(axis)] = slice(int(a), None if int(step) < 0 and int(b) < -size else int(b), int(step))
+    return tuple(data[tuple(cut)].flat)
+
+
+def _transposed_elements(attrs: Attrs, inputs: Inputs) -> Content:
+    data = _array(inputs)
+    return None if data is None else tuple(data.transpose(attrs.get("perm")).flat)
 
 
 def _joined(_: Attrs, inputs: Inputs) -> Content:
@@ -135,6 +149,7 @@ CONTENTS: dict[str, ContentFormula] = {
     "Flatten": _same_elements,
     "Gather": _gathered,
     "Slice": _sliced_elements,
+    "Transpose": _transposed_elements,
     "Concat": _joined,
     "Add": _pointwise(dim_add),
     "Sub": _pointwise(dim_sub),
