@@ -12,7 +12,18 @@ from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.flow import bodies_of, captured_values, is_flow, reads
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
-from onnxgrad.rules.registry import REGISTRY, Rule, rule_of
+from onnxgrad.rules.registry import REGISTRY, STRAIGHT_THROUGH, Rule, rule_of
+
+#: Operators whose rules hold for integers that stand for real numbers, too: these are moved, added up or compared.
+_MOVES = frozenset(
+    """
+    Add Cast CastLike CenterCropPad Compress Concat DepthToSpace Expand Flatten Gather GatherElements GatherND Identity
+    MaxPool Pad Reshape ReverseSequence ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Sub Tile Transpose
+    Trilu Unsqueeze Where
+    """.split()
+)
+#: Integers that are no quantized numbers: truth values, sizes and positions.
+_NO_NUMBERS = (ir.DataType.BOOL, ir.DataType.INT64)
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,8 @@ def analyze(op: Builder, nodes: Iterable[ir.Node], wrt: Collection[ir.Value], of
         rule = rule_of(op, view.operator)
         entering = [i for i, v in enumerate(node.inputs) if v in varied]
         if rule is not None and entering and all(rule.is_zero(i) for i in entering):
-            if any(_is_real(op, view, rule, t) for t in view.outputs if t is not None):
+            rounds = STRAIGHT_THROUGH.get(rule.operator) is not None
+            if rounds or any(_is_real(op, view, rule, t) for t in view.outputs if t is not None):
                 why = rule.remark if rule.kind == "not differentiable" else rule.zero[entering[0]]
                 stops.append(f"{view.operator} (node {view.name!r}): {why}")
             continue
@@ -65,6 +77,8 @@ def analyze(op: Builder, nodes: Iterable[ir.Node], wrt: Collection[ir.Value], of
             within = through_bodies(op, node, varied)
             stops.extend(within.stops)
             differentiable = [v for v in differentiable if v in within.left]
+        if not differentiable and rule is not None and STRAIGHT_THROUGH.get(rule.operator) is not None:
+            stops.append(f"{view.operator} (node {view.name!r}): its output is rounded")
         if differentiable:
             varied.update(v for v in differentiable if v.name)
             reached.append(node)
@@ -151,10 +165,14 @@ def _is_real(op: Builder, view: Node, rule: Rule | None, y: Tensor, entering: Co
     """Whether an output stands for real numbers: floating-point ones, or, where gradients pass straight through
     roundings, quantized ones.
     """
-    if y.is_float or not op.straight_through or y.dtype in (ir.DataType.BOOL, ir.DataType.INT64):
+    if y.is_float or not op.straight_through or y.dtype in _NO_NUMBERS:
         return y.is_float
-    moved = any((x := view.inputs[i]) is not None and x.dtype == y.dtype for i in entering)
-    return moved or (rule is not None and rule.quantizes)
+    return is_flow(view.ir) or (rule is not None and rule.quantizes) or _has_numbers(view, entering)
+
+
+def _has_numbers(view: Node, entering: Iterable[int]) -> bool:
+    """Whether one of the given inputs holds quantized numbers."""
+    return any((x := view.inputs[i]) is not None and not x.is_float and x.dtype not in _NO_NUMBERS for i in entering)
 
 
 def _reads(node: ir.Node, values: set[ir.Value]) -> bool:
@@ -179,6 +197,13 @@ def _obstacles(view: Node, rule: Rule | None, varied: set[ir.Value]) -> Iterable
             continue
         if not rule.differentiates(i):
             yield obstacle(f"its rule has no derivative with respect to input {i} ({value.name!r})")
+    entering = [i for i, v in enumerate(view.ir.inputs) if v in varied]
+    if not rule.quantizes and not is_flow(view.ir) and view.operator not in _MOVES and _has_numbers(view, entering):
+        if not any(y.is_float for y in view.outputs if y is not None):
+            yield obstacle(
+                "gradients do not pass straight through it on integers",
+                remedy="let it work on floating-point numbers, behind a DequantizeLinear or Cast",
+            )
     yield from _unknown_types(view, varied, obstacle)
     if captured_values(view.ir) & varied and not rule.differentiates_captured:
         yield obstacle("values from around it enter its body, and its rule does not follow them")
@@ -201,5 +226,6 @@ def _unknown_types(view: Node, varied: set[ir.Value], obstacle: Callable[..., Ob
         if value in varied or (value in incoming and value.type is None):
             yield obstacle(
                 f"the type or rank of {value.name!r} is not known",
-                remedy="export the model with shape information, or choose another `wrt` or `of`",
+                remedy="fix the open sizes that it depends on (`sizes`, or --size), export the model with shape "
+                "information, or choose another `wrt` or `of`",
             )

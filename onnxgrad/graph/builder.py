@@ -199,8 +199,8 @@ class Builder:
         y = node.outputs[0]
         with self._in(Scope(self._within, beside=True)):
             found = sequences.resolve(self, node)
-            if isinstance(found, sequences.Items):
-                self.sequences[y] = found
+            if isinstance(found, list):
+                self.sequences.update(zip(node.outputs, found, strict=False))
             if not isinstance(found, Tensor):
                 found = None
             elif self.settled and node.graph is not None:
@@ -641,7 +641,14 @@ class Builder:
             return None
         return self._register(value, known)
 
-    def local(self, like: Tensor, name: str, lead: Sequence[Dim] = (), shape: Sequence[Dim] | None = None) -> Tensor:
+    def local(
+        self,
+        like: Tensor,
+        name: str,
+        lead: Sequence[Dim] = (),
+        shape: Sequence[Dim] | None = None,
+        dtype: ir.DataType | None = None,
+    ) -> Tensor:
         """Return a new input of the body that is being built.
 
         Args:
@@ -649,10 +656,11 @@ class Builder:
             name: what to call it.
             lead: sizes of further axes in front.
             shape: its shape, if it is not that of `like`.
+            dtype: its dtype, if it is not that of `like`.
         """
         dims = [d if self.is_known(d) else None for d in (like.shape if shape is None else shape)]
         tensor = self._register(
-            ir.Value(name=self._unique(f"onnxgrad/{name}", self._names)), (like.dtype, (*lead, *dims))
+            ir.Value(name=self._unique(f"onnxgrad/{name}", self._names)), (dtype or like.dtype, (*lead, *dims))
         )
         assert tensor is not None
         return tensor

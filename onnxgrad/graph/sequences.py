@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad.errors import Refusal
 from onnxgrad.graph.dims import Dim, dim_mul
 from onnxgrad.graph.flow import Iteration, State, scan
 from onnxgrad.graph.node import attribute_defaults, python_attributes
@@ -70,8 +71,8 @@ class _Use:
         return tensor.ints[0] if tensor is not None and tensor.ints else None
 
 
-#: What becomes of a node: the items of the sequence that it gives, or the tensor, or None if that is not known.
-Resolution = Items | Tensor | None
+#: What becomes of a node: the items of the sequences that it gives, or the tensor, or None if that is not known.
+Resolution = list[Items] | Tensor | None
 
 
 def resolve(op: Builder, node: ir.Node) -> Resolution:
@@ -80,16 +81,19 @@ def resolve(op: Builder, node: ir.Node) -> Resolution:
     if resolver is None:
         return None
     defaults = attribute_defaults("", node.op_type, op.opset)
-    return resolver(_Use(op, node, {**defaults, **python_attributes(node)}))
+    try:
+        return resolver(_Use(op, node, {**defaults, **python_attributes(node)}))
+    except Refusal:  # of a body that cannot be run for each element: the node stays as it is
+        return None
 
 
 def _construct(use: _Use) -> Resolution:
     tensors = [use.tensor(i) for i in range(len(use.node.inputs))]
-    return Items(tuple(t for t in tensors if t is not None)) if None not in tensors else None
+    return [Items(tuple(t for t in tensors if t is not None))] if None not in tensors else None
 
 
 def _empty(_: _Use) -> Resolution:
-    return Items(())
+    return [Items(())]
 
 
 def _insert(use: _Use) -> Resolution:
@@ -102,11 +106,11 @@ def _insert(use: _Use) -> Resolution:
         if at is None:
             return None
         at += n * (at < 0)
-        return Items((*items.tensors[:at], t, *items.tensors[at:]))
+        return [Items((*items.tensors[:at], t, *items.tensors[at:]))]
     assert items.stack is not None
     if use.value(2) is not None or items.stack.shape[1:] != t.shape:
         return None
-    return Items(stack=use.op.Concat(items.stack, use.op.unsqueeze(t, [-1 - t.rank]), axis=0))
+    return [Items(stack=use.op.Concat(items.stack, use.op.unsqueeze(t, [-1 - t.rank]), axis=0))]
 
 
 def _erase(use: _Use) -> Resolution:
@@ -114,7 +118,7 @@ def _erase(use: _Use) -> Resolution:
     if items is None or at is None or not items.tensors:
         return None
     at %= len(items.tensors)
-    return Items((*items.tensors[:at], *items.tensors[at + 1 :]))
+    return [Items((*items.tensors[:at], *items.tensors[at + 1 :]))]
 
 
 def _at(use: _Use) -> Resolution:
@@ -144,10 +148,10 @@ def _split(use: _Use) -> Resolution:
     if use.value(1) is None:  # slices of size 1
         if isinstance(length, int) and 0 < length <= _LONGEST_LIST:
             parts = op.emit("Split", x, [1] * length, axis=axis, outputs=length)
-            return Items(parts if use.attrs["keepdims"] else tuple(op.squeeze(p, [axis]) for p in parts))
+            return [Items(parts if use.attrs["keepdims"] else tuple(op.squeeze(p, [axis]) for p in parts))]
         order = [axis, *(i for i in range(x.rank) if i != axis)]
         stack = op.Transpose(x, perm=order)
-        return Items(stack=op.unsqueeze(stack, [axis - x.rank]) if use.attrs["keepdims"] else stack)
+        return [Items(stack=op.unsqueeze(stack, [axis - x.rank]) if use.attrs["keepdims"] else stack)]
     sizes = use.tensor(1)
     if sizes is None or sizes.content is None:
         return None
@@ -164,7 +168,7 @@ def _split(use: _Use) -> Resolution:
     parts = op.emit("Split", x, op.ints(content), axis=axis, outputs=len(content))
     for part, size in zip(parts, content, strict=True):
         op.retype(part, (*x.shape[:axis], size, *x.shape[axis + 1 :]))
-    return Items(parts)
+    return [Items(parts)]
 
 
 def _joined(use: _Use) -> Resolution:
@@ -187,7 +191,8 @@ def _joined(use: _Use) -> Resolution:
 
 
 def _same(use: _Use) -> Resolution:
-    return use.items()
+    items = use.items()
+    return None if items is None else [items]
 
 
 def _optional(use: _Use) -> Resolution:
@@ -203,7 +208,8 @@ def _get_element(use: _Use) -> Resolution:
     held = use.op.optionals.get(value, value) if value is not None else None
     if held is None:
         return None
-    return use.op.sequences.get(held) or use.op.tensor(held)
+    items = use.op.sequences.get(held)
+    return use.op.tensor(held) if items is None else [items]
 
 
 def _has_element(use: _Use) -> Resolution:
@@ -215,36 +221,34 @@ def _has_element(use: _Use) -> Resolution:
 
 
 def _mapped(use: _Use) -> Resolution:
-    """`SequenceMap` with one output: the body for each element; other sequences go along, tensors are the same for
-    all.
-    """
+    """`SequenceMap`: the body for each element; other sequences go along, tensors are the same for all."""
     op, body = use.op, use.attrs["body"]
-    if len(use.node.outputs) > 1:
-        return None
     items = [use.items(i) for i in range(len(use.node.inputs))]
     tensors = [use.tensor(i) for i in range(len(use.node.inputs))]
     if items[0] is None or any(s is None and t is None for s, t in zip(items, tensors, strict=True)):
         return None
 
-    def run(elements: Sequence[Tensor]) -> Tensor | None:
+    def run(elements: Sequence[Tensor]) -> list[Tensor] | None:
         slices = iter(elements)
         inputs = [t if s is None else next(slices) for s, t in zip(items, tensors, strict=True)]
-        return op.inline(body, {v: t for v, t in zip(body.inputs, inputs, strict=True) if t is not None})[0]
+        outputs = op.inline(body, {v: t for v, t in zip(body.inputs, inputs, strict=True) if t is not None})
+        return None if None in outputs else [t for t in outputs if t is not None]
 
-    lists = [s.tensors for s in items if s is not None]
-    if None not in lists and len({len(s) for s in lists if s is not None}) == 1:
-        results = [run(elements) for elements in zip(*(s for s in lists if s is not None), strict=True)]
-        return Items(tuple(r for r in results if r is not None)) if None not in results else None
-    stacks = [s.stacked(op) for s in items if s is not None]
-    if None in stacks:
+    lists = [s.tensors for s in items if s is not None and s.tensors is not None]
+    if len(lists) == sum(s is not None for s in items) and len({len(tensors) for tensors in lists}) == 1:
+        each = [outputs for elements in zip(*lists, strict=True) if (outputs := run(elements)) is not None]
+        return [Items(results) for results in zip(*each, strict=True)] if len(each) == len(lists[0]) else None
+    stacks = [stack for s in items if s is not None and (stack := s.stacked(op)) is not None]
+    if len(stacks) < sum(s is not None for s in items):
         return None
 
     def step(_: Sequence[Tensor], slices: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        result = run(slices)
-        assert result is not None
-        return [], [result]
+        results = run(slices)
+        if results is None:
+            raise Refusal("the types in its body are not known")
+        return [], results
 
-    return Items(stack=scan(op, step, [], [s for s in stacks if s is not None])[1][0])
+    return [Items(stack=stack) for stack in scan(op, step, [], stacks)[1]]
 
 
 RESOLVERS: dict[str, Callable[[_Use], Resolution]] = {

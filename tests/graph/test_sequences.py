@@ -73,6 +73,14 @@ MODELS = {
         }""",
         {},
     ),
+    "mapped, with two results": (
+        """g (double[N,4] x) => (double[N,4] z, double[N,4] v) {
+            s = SplitToSequence<axis = 0, keepdims = 0>(x)
+            t, u = SequenceMap<body = b (double[4] a) => (double[4] c, double[4] d) { c = Cos(a) d = Sin(c) }>(s)
+            z = ConcatFromSequence<axis = 0, new_axis = 1>(t) v = ConcatFromSequence<axis = 0, new_axis = 1>(u)
+        }""",
+        {},
+    ),
     "appended to in a loop": (
         """g (double[N,4] x, double[4] h0, double[4,4] w) => (double[N,4] z, double[4] h) {
             e = SequenceEmpty<dtype = 11>() s0 = SplitToSequence<axis = 0, keepdims = 0>(x) n = SequenceLength(s0)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
+import inspect
+import statistics
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +36,7 @@ def emitted(tree: ast.AST) -> Iterator[str]:
         owner, name = call.func.value, call.func.attr
         if isinstance(owner, ast.Name) and owner.id in ("op", "self") and name[0].isupper():
             yield name
-        if name in ("emit", "_append", "_emit_shared") and isinstance(call.args[0], ast.Constant):
+        if name in ("emit", "emit_flow", "_append", "_emit_shared") and isinstance(call.args[0], ast.Constant):
             yield str(call.args[0].value)
 
 
@@ -88,3 +92,30 @@ def test_unreviewed_versions_are_refused() -> None:
             onnxgrad.vjp(model)
     finally:
         REGISTRY.add(known, replace=True)
+
+
+def lines_of(rule: Rule) -> int:
+    """Return the lines of code of a rule; of a partial derivative there is one."""
+    function = rule.vjp or rule.expression
+    if function is None or rule.kind == "elementwise":
+        return 1
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except SyntaxError:  # a lambda within a call
+        return 1
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    if not bodies:
+        return 1
+    code = [n for n in bodies[0] if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+    text = inspect.getsource(function).splitlines()
+    lines = {i for n in code for i in range(n.lineno, (n.end_lineno or n.lineno) + 1)}
+    return sum(1 for i in lines if text[i - 1].strip() and not text[i - 1].strip().startswith("#"))
+
+
+def test_rules_stay_formulas() -> None:
+    """A long rule says that the driver or the builder lacks something."""
+    lengths = {rule.operator: lines_of(rule) for rule in REGISTRY}
+    assert statistics.median(lengths.values()) <= 3
+    assert {name: n for name, n in lengths.items() if n > 40} == {}
