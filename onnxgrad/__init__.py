@@ -19,7 +19,7 @@ from onnxgrad.errors import (
 from onnxgrad.model.metadata import Derivative
 from onnxgrad.rules import register
 from onnxgrad.runtime import Function, load
-from onnxgrad.transforms import derivatives, gradient, hessian, hvp, jacobian, jvp, vjp
+from onnxgrad.transforms import derivatives, gradient, hessian, hvp, jacobian, jvp, lower_gradients, vjp
 
 __all__ = [
     "Derivative",
@@ -44,6 +44,7 @@ __all__ = [
     "jacobian",
     "jvp",
     "load",
+    "lower_gradients",
     "register",
     "vjp",
 ]

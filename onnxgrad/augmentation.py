@@ -24,12 +24,11 @@ from onnxgrad.errors import (
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import size_of
 from onnxgrad.graph.tensor import Tensor
+from onnxgrad.lowering import working_form
 from onnxgrad.model.metadata import Derivative, record, weights_relied_on
 from onnxgrad.model.names import values_of
-from onnxgrad.model.normalize import normalize
 from onnxgrad.model.read import Source, read
 from onnxgrad.model.signature import port_of
-from onnxgrad.rules import REGISTRY
 
 Names = str | Sequence[str] | None
 Batched = bool | Literal["auto"]
@@ -47,13 +46,13 @@ class Augmentation:
 
     Args:
         source: the model; it is not changed.
+        straight_through: whether gradients pass straight through the roundings of quantized operators.
     """
 
-    def __init__(self, source: Source) -> None:
-        model = read(source)
-        self.model = normalize(model, keep_functions={key for key in model.functions if _has_rule(key)})
+    def __init__(self, source: Source, straight_through: bool = False) -> None:
+        self.model = working_form(read(source), straight_through)
+        self.op = Builder(self.model, straight_through)
         self.primal_outputs = list(self.model.graph.outputs)
-        self.op = Builder(self.model)
         self._values = {v.name: v for v in values_of(self.model.graph) if v.name}
         self._records: list[Derivative] = []
         self._outputs: list[ir.Value] = []
@@ -384,6 +383,7 @@ class Augmentation:
                 mode=mode,
                 zero=zero,
                 index=picked,
+                straight_through=self.op.straight_through,
             )
         )
 
@@ -401,11 +401,6 @@ def _behind_zip_map(value: ir.Value) -> ir.Value:
     node = value.producer()
     scores = node.inputs[0] if node is not None and node.op_type == "ZipMap" else None
     return value if scores is None else scores
-
-
-def _has_rule(key: tuple[str, str, str]) -> bool:
-    domain, name, _ = key
-    return REGISTRY.get(f"{domain}::{name}" if domain else name) is not None
 
 
 def _names(names: str | Sequence[str]) -> list[str]:

@@ -78,12 +78,13 @@ class Inspection:
     flops: float | None
 
 
-def inspect(source: Source, progress: Progress = None) -> Inspection:
+def inspect(source: Source, progress: Progress = None, straight_through: bool = False) -> Inspection:
     """Look at a model and try each of its derivatives.
 
     Args:
         source: the model.
         progress: called with the number of pairs looked at and of all pairs, as they come.
+        straight_through: whether gradients pass straight through the roundings of quantized operators.
 
     Raises:
         ModelReadError: if the source cannot be read as a model.
@@ -97,7 +98,7 @@ def inspect(source: Source, progress: Progress = None) -> Inspection:
     pairs: tuple[Pair, ...] = ()
     flops: float | None = None
     try:
-        augmentation = Augmentation(model)
+        augmentation = Augmentation(model, straight_through)
         outputs = [t.value for v in augmentation.primal_outputs if (t := augmentation.op.tensor(v)) is not None]
         flops = live_flops(augmentation.op, augmentation.model.graph, outputs)
         pairs = tuple(_pairs(augmentation, progress))

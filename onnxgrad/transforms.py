@@ -5,6 +5,10 @@ return an ``onnx.ModelProto``. `of` and `wrt` are names or lists of names of gra
 (weights), or values inside the graph; None means every floating-point graph output, or every floating-point graph
 input.
 
+With `straight_through`, the gradient passes the roundings of quantized operators as if they were the identity (and is
+zero where the quantized value saturates); it is then not the true derivative, which is zero. docs/quantized.md says
+more.
+
 Errors that all of them raise:
     ModelReadError: the source cannot be read as a model.
     UnknownNameError: a name in `of` or `wrt` is not in the model; the nearest names are given.
@@ -20,15 +24,22 @@ from collections.abc import Sequence
 import onnx
 
 from onnxgrad.augmentation import Augmentation, Batched, Index, Mode, Names
+from onnxgrad.lowering import has_gradients
 from onnxgrad.model.metadata import Derivative, derivatives
-from onnxgrad.model.read import Source
+from onnxgrad.model.read import Source, read
 from onnxgrad.model.write import to_proto
 
 Keep = bool | Sequence[str]
 
 
 def vjp(
-    model: Source, of: Names = None, wrt: Names = None, *, seeds: str | None = None, keep_outputs: Keep = True
+    model: Source,
+    of: Names = None,
+    wrt: Names = None,
+    *,
+    seeds: str | None = None,
+    keep_outputs: Keep = True,
+    straight_through: bool = False,
 ) -> onnx.ModelProto:
     """Add vector-Jacobian products: cotangents of outputs go in, cotangents of inputs come out.
 
@@ -43,21 +54,28 @@ def vjp(
         many
             cotangents in one run.
         keep_outputs: whether the primal outputs stay; a list of names keeps those.
+        straight_through: whether gradients pass straight through the roundings of quantized operators.
     """
-    augmentation = Augmentation(model)
+    augmentation = Augmentation(model, straight_through)
     augmentation.vjp(of, wrt, seeds)
     return to_proto(augmentation.finish(keep_outputs))
 
 
 def jvp(
-    model: Source, of: Names = None, wrt: Names = None, *, seeds: str | None = None, keep_outputs: Keep = True
+    model: Source,
+    of: Names = None,
+    wrt: Names = None,
+    *,
+    seeds: str | None = None,
+    keep_outputs: Keep = True,
+    straight_through: bool = False,
 ) -> onnx.ModelProto:
     """Add Jacobian-vector products: tangents of inputs go in, tangents of outputs come out.
 
     New inputs ``fwd_<x>`` are shaped like x, new outputs ``fwd_<y>`` like y:
     ``fwd_y = Σ_x (∂y/∂x) fwd_x``, summed over all of `wrt`. The arguments are those of `vjp`.
     """
-    augmentation = Augmentation(model)
+    augmentation = Augmentation(model, straight_through)
     augmentation.jvp(of, wrt, seeds)
     return to_proto(augmentation.finish(keep_outputs))
 
@@ -70,6 +88,7 @@ def gradient(
     index: Index = None,
     batched: Batched = "auto",
     keep_outputs: Keep = True,
+    straight_through: bool = False,
 ) -> onnx.ModelProto:
     """Add gradients ``grad_<y>_<x>``, shaped like x, of outputs that are one number, in all or per sample.
 
@@ -82,11 +101,12 @@ def gradient(
             axis), or ``"max"`` for the largest one, e.g. the predicted class (the first of several equal ones).
         batched: as in `jacobian`.
         keep_outputs: whether the primal outputs stay; a list of names keeps those.
+        straight_through: whether gradients pass straight through the roundings of quantized operators.
 
     Raises:
         TensorTypeError: if an output has more than one element (per sample) and no `index` is given.
     """
-    augmentation = Augmentation(model)
+    augmentation = Augmentation(model, straight_through)
     augmentation.gradient(of, wrt, index, batched)
     return to_proto(augmentation.finish(keep_outputs))
 
@@ -99,6 +119,7 @@ def jacobian(
     batched: Batched = "auto",
     mode: Mode = "auto",
     keep_outputs: Keep = True,
+    straight_through: bool = False,
 ) -> onnx.ModelProto:
     """Add Jacobians ``jac_<y>_<x>``: of shape ``(N, *y, *x)`` per sample, else ``(*y, *x)``.
 
@@ -112,8 +133,9 @@ def jacobian(
         one with
             fewer floating-point operations, counted.
         keep_outputs: whether the primal outputs stay; a list of names keeps those.
+        straight_through: whether gradients pass straight through the roundings of quantized operators.
     """
-    augmentation = Augmentation(model)
+    augmentation = Augmentation(model, straight_through)
     augmentation.jacobian(of, wrt, batched, mode)
     return to_proto(augmentation.finish(keep_outputs))
 
@@ -126,13 +148,14 @@ def hessian(
     index: Index = None,
     batched: Batched = "auto",
     keep_outputs: Keep = True,
+    straight_through: bool = False,
 ) -> onnx.ModelProto:
     """Add Hessians ``hess_<y>_<x1>_<x2>`` of outputs that are one number, for all pairs of `wrt`.
 
     They have shape ``(N, *x1, *x2)`` per sample, else ``(*x1, *x2)``, and are the forward-mode Jacobian of the
     gradient. The arguments are those of `gradient`.
     """
-    augmentation = Augmentation(model)
+    augmentation = Augmentation(model, straight_through)
     augmentation.hessian(of, wrt, index, batched)
     return to_proto(augmentation.finish(keep_outputs))
 
@@ -145,14 +168,49 @@ def hvp(
     index: Index = None,
     batched: Batched = "auto",
     keep_outputs: Keep = True,
+    straight_through: bool = False,
 ) -> onnx.ModelProto:
     """Add Hessian-vector products: new inputs ``fwd_<x>``, new outputs ``hvp_<y>_<x>``, both shaped like x.
 
     ``hvp_y_x1 = Σ_x2 (∂²y/∂x1∂x2) fwd_x2``, without forming the Hessian. The arguments are those of `gradient`.
     """
-    augmentation = Augmentation(model)
+    augmentation = Augmentation(model, straight_through)
     augmentation.hvp(of, wrt, index, batched)
     return to_proto(augmentation.finish(keep_outputs))
 
 
-__all__ = ["Derivative", "derivatives", "gradient", "hessian", "hvp", "jacobian", "jvp", "vjp"]
+def lower_gradients(model: Source, *, straight_through: bool = False) -> onnx.ModelProto:
+    """Replace the ONNX standard's own ``Gradient`` nodes by ordinary operators, so that any runtime can run the model.
+
+    A node ``Gradient(inputs…, xs=[…], zs=[…], y=…)`` of the domain ai.onnx.preview.training (version 1) asks for the
+    gradient of the tensor `y`, which has one element, by each of the tensors that `xs` names, with those that `zs`
+    names held, even where they are computed from `xs`. Its inputs are the values of `xs` and then of `zs` at which the
+    gradient is taken. Each output has the shape and type of its input. Nodes may stand behind each other: gradients of
+    gradients, and gradients at values that were computed from gradients. All other transforms do the same with such
+    nodes before they add their own derivatives.
+
+    Args:
+        model: the model; it is not changed.
+        straight_through: whether gradients pass straight through the roundings of quantized operators.
+
+    Returns:
+        The model with the same inputs and outputs, and no such node; its functions are inlined. A model without such
+        nodes comes back as it is.
+
+    Raises:
+        ModelReadError: if a node is malformed: attributes missing, as many inputs as `xs` and `zs` do not have, `xs`
+            that are not independent of each other, or `y` that depends on its own gradient.
+        UnknownNameError: if `xs`, `zs` or `y` names what its graph does not have.
+        TensorTypeError: if `y` has more than one element (the standard does not say what is meant then), if a tensor is
+            not floating-point, or if an input does not have the type and rank of the tensor whose place it takes.
+        NotDifferentiableError: with every node in the way; or if a ``Gradient`` stands in the body of another node, or
+            asks for other values of random operators.
+
+    Warns:
+        DisconnectedWarning: where a gradient is zero, because `y` does not depend on the tensor, or only in steps.
+    """
+    source = read(model)
+    return to_proto(Augmentation(source, straight_through).model if has_gradients(source) else source)
+
+
+__all__ = ["Derivative", "derivatives", "gradient", "hessian", "hvp", "jacobian", "jvp", "lower_gradients", "vjp"]

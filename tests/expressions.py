@@ -13,7 +13,16 @@ from onnxgrad.model.normalize import normalize
 from onnxgrad.model.read import read
 from onnxgrad.model.write import to_proto
 from onnxgrad.rules import REGISTRY
-from tests.harness import Case, Runner, close, inner, make_model
+from tests.harness import (
+    Case,
+    Runner,
+    _check_second_order,
+    _feeds,
+    close,
+    differences,
+    inner,
+    make_model,
+)
 
 #: Step of five-point differences in float32: rounding / step and step^4 are both about 1e-6.
 STEP = 0.05
@@ -41,6 +50,8 @@ def expression_model(model: onnx.ModelProto) -> onnx.ModelProto:
             outputs.append(value)
     working.graph.outputs[:] = outputs
     op.finish(outputs)
+    if not any(y.uses() for y in node.outputs):
+        working.graph.remove(node)
     return to_proto(working)
 
 
@@ -142,4 +153,31 @@ def check_derivatives(
         {**feeds, **{f"fwd_{x}": t for x, t in tangents.items()}}
     )
     left, right = inner(cts, {y: pushed[f"fwd_{y}"] for y in of}), inner(adjoints, tangents)
-    assert abs(left - right) <= 1e-5 * max(1.0, abs(left)), f"⟨ct, J t⟩ = {left} but ⟨Jᵀ ct, t⟩ = {right}"
+    scale = max(1.0, float(sum(np.abs(adjoints[x] * tangents[x]).sum() for x in wrt)))
+    assert abs(left - right) <= 1e-5 * scale, f"⟨ct, J t⟩ = {left} but ⟨Jᵀ ct, t⟩ = {right}"
+
+
+def check_exact(case: Case, absent: Sequence[int] = ()) -> None:
+    """Hold the derivatives to differences of the expression in float64, and second ones to differences of these.
+
+    With `check_expression`, which shows that the expression is the node, the derivative is that of the node, also
+    where the node itself has no kernel in float64.
+    """
+    rng = np.random.default_rng(0)
+    model = without_outputs(make_model(case), absent)
+    feeds, wrt = _feeds(case)
+    plain = Runner(expression_model(model))
+    primal = plain(feeds)
+    of = [y for y in primal if primal[y].dtype == np.float64 and (case.of is None or int(y[1:]) in case.of)]
+    cts = {y: rng.normal(size=primal[y].shape) for y in of}
+    seeds = {f"adj_{y}": ct for y, ct in cts.items()}
+    derivative = onnxgrad.vjp(model, of, wrt, keep_outputs=False)
+    adjoints = Runner(derivative)({**feeds, **seeds})
+    for x in wrt:
+        direction = {x: rng.normal(size=feeds[x].shape)}
+        change = differences(plain, feeds, direction)
+        exact, numeric = inner({x: adjoints[f"adj_{x}"]}, direction), inner(cts, {y: change[y] for y in of})
+        scale = max(1.0, float(np.abs(adjoints[f"adj_{x}"]).sum()))
+        assert abs(exact - numeric) <= case.differences * scale, f"adj_{x}: {exact} but differences give {numeric}"
+    if case.smooth:
+        _check_second_order(derivative, {**feeds, **seeds}, rng)

@@ -1,14 +1,18 @@
 """RNN, GRU and LSTM for ONNX's reference, step by step in the type of the input, as ONNX defines them.
 
-onnxruntime has them in float32 only, and ONNX's reference knows neither directions nor sequence lengths.
+onnxruntime has them in float32 only, and ONNX's reference knows neither directions nor sequence lengths. Their
+derivatives are loops, for which the package has its own stand-ins.
 """
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 import numpy as np
 from onnx.reference.op_run import OpRun
+
+from onnxgrad.runtime.loops import Loop, Scan
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -16,6 +20,9 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 FUNCTIONS = {
+    "Relu": lambda x, a, b: np.maximum(x, 0),
+    "LeakyRelu": lambda x, a, b: np.where(x < 0, a * x, x),
+    "ThresholdedRelu": lambda x, a, b: np.where(x > a, x, 0),
     "Sigmoid": lambda x, a, b: _sigmoid(x),
     "Tanh": lambda x, a, b: np.tanh(x),
     "Softsign": lambda x, a, b: x / (1 + np.abs(x)),
@@ -25,6 +32,9 @@ FUNCTIONS = {
     "Affine": lambda x, a, b: a * x + b,
     "ScaledTanh": lambda x, a, b: a * np.tanh(b * x),
 }
+
+#: The first parameter of those functions that have one; nan where there is no default, or onnxruntime has another.
+ALPHAS = {"LeakyRelu": 0.01, "HardSigmoid": 0.2, "Elu": 1.0, "ThresholdedRelu": nan, "Affine": nan, "ScaledTanh": nan}
 
 
 class _Recurrent(OpRun):
@@ -55,7 +65,7 @@ class _Recurrent(OpRun):
                     states = self.step(x[t, b], states, w[d], r[d], biases, peepholes, hidden)
                     y[t, b] = states[0]
                 for final, state in zip(finals, states, strict=True):
-                    final[b] = state
+                    final[b] = state if n else 0  # as onnxruntime has it; ONNX does not say
             ys.append(y)
             last.append(finals)
         out = [np.stack(ys, axis=1), *(np.stack([s[k] for s in last]) for k in range(self.states))]
@@ -73,8 +83,8 @@ class _Recurrent(OpRun):
         betas = iter(self.attrs.get("activation_beta") or ())
         found = []
         for name in names:
-            a = next(alphas) if name in ("HardSigmoid", "Elu", "Affine", "ScaledTanh") else 0.0
-            b = next(betas) if name in ("HardSigmoid", "Affine", "ScaledTanh") else 0.0
+            a = next(alphas, ALPHAS[name]) if name in ALPHAS else 0.0
+            b = next(betas, 0.5) if name in ("HardSigmoid", "Affine", "ScaledTanh") else 0.0
             found.append(lambda x, f=FUNCTIONS[name], a=a, b=b: f(x, a, b))
         n = len(self.defaults)
         return found[d * n : (d + 1) * n]
@@ -121,4 +131,4 @@ class LSTM(_Recurrent):
         return [f(self._clipped(s_o + p_o * c)) * out(c), c]
 
 
-OPERATORS = [RNN, GRU, LSTM]
+OPERATORS = [RNN, GRU, LSTM, Scan, Loop]

@@ -209,8 +209,8 @@ def _obstacles(view: Node, rule: Rule | None, varied: set[ir.Value]) -> Iterable
         yield obstacle("values from around it enter its body, and its rule does not follow them")
 
 
-def _holds(value: ir.Value) -> bool:
-    """Whether a value is a sequence or optional."""
+def _is_resolved(value: ir.Value) -> bool:
+    """Whether a value is made by an operator on sequences or optionals."""
     node = value.producer()
     rule = None if node is None else REGISTRY.get(node.op_type)
     return node is not None and not node.domain and rule is not None and rule.kind == "resolved"
@@ -221,7 +221,7 @@ def _unknown_types(view: Node, varied: set[ir.Value], obstacle: Callable[..., Ob
     incoming = [v for v, t in zip(view.ir.inputs, view.inputs, strict=True) if v is not None and t is None]
     outgoing = [v for v, t in zip(view.ir.outputs, view.outputs, strict=True) if v.name and t is None]
     for value in [v for v in incoming if v.producer() is None or v not in varied] if incoming else outgoing:
-        if isinstance(value.type, (ir.SequenceType, ir.OptionalType)) or _holds(value):
+        if isinstance(value.type, (ir.SequenceType, ir.OptionalType)) or (value in varied and _is_resolved(value)):
             continue  # the node that makes it, or takes from it, is named
         if value in varied or (value in incoming and value.type is None):
             yield obstacle(

@@ -70,8 +70,8 @@ def cheapest_jacobians(
 
     With ``mode="auto"``, every mode that can be the cheapest is written and its floating-point operations are
     counted; what is not taken is dropped with all other unneeded nodes. In long graphs the estimate of
-    `onnxgrad.autodiff.chain` (of one `x`), or the number of seeds decides instead. The modes are "reverse", "forward", and
-    "mixed" for a product of local Jacobians (see `onnxgrad.autodiff.chain`).
+    `onnxgrad.autodiff.chain` (of one `x`), or the number of seeds decides instead. The modes are "reverse", "forward",
+    and "mixed" for a product of local Jacobians (see `onnxgrad.autodiff.chain`).
     """
     modes: dict[str, Callable[[], list[Tensor]]] = {
         "reverse": lambda: reverse_jacobian(op, nodes, y, xs, batched),

@@ -15,17 +15,17 @@ from onnxgrad.autodiff.activity import Activity, analyze
 from onnxgrad.checks.derived import Array, Derivatives
 from onnxgrad.checks.inputs import Trial, trials
 from onnxgrad.checks.precision import NARROW, CannotWidenError, to_float64
-from onnxgrad.checks.probe import probe
+from onnxgrad.checks.probe import probe, with_seeds
 from onnxgrad.checks.report import CheckReport, Primal, Row
 from onnxgrad.checks.verify import Remembering, Setting, verify, verify_zero
 from onnxgrad.errors import NotDifferentiableError, RunError
-from onnxgrad.model.normalize import normalize
+from onnxgrad.lowering import has_gradients, working_form
 from onnxgrad.model.opsets import WORKING_OPSET
 from onnxgrad.model.read import Source, read
 from onnxgrad.model.signature import signature
 from onnxgrad.model.write import to_proto
-from onnxgrad.rules import REGISTRY
 from onnxgrad.runtime.evaluate import REFERENCE, Evaluator
+from onnxgrad.transforms import lower_gradients
 
 #: Called with the number of steps done and of all steps.
 Progress = Callable[[int, int], None]
@@ -83,7 +83,10 @@ class _Check:
         self, source: Source, of: Names, wrt: Names, seed: int, threads: int, progress: Progress | None
     ) -> None:
         self.start = time.perf_counter()
-        self.model = read(source)
+        model = read(source)
+        if has_gradients(model):  # no runtime has that operator
+            model = read(lower_gradients(model))
+        self.model = with_seeds(model, seed)
         self.seed, self.threads, self.progress = seed, threads, progress
         augmentation = Augmentation(self.model)
         ys, xs = ([t for t in ts if t.dtype in _CHECKED] for ts in (augmentation.of(of), augmentation.wrt(wrt)))
@@ -116,9 +119,7 @@ class _Check:
         return CheckReport(tuple(rows), primal, precision, engine, note, time.perf_counter() - self.start)
 
     def _normalized(self) -> ir.Model:
-        model = read(self.model)
-        keep = {key for key in model.functions if REGISTRY.get(f"{key[0]}::{key[1]}" if key[0] else key[1]) is not None}
-        return normalize(model, keep_functions=keep)
+        return working_form(read(self.model))
 
     # --- inputs ------------------------------------------------------------------------------------
 

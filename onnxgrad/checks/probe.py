@@ -7,9 +7,29 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxgrad.graph.builder import Builder
+from onnxgrad.model.tensors import graphs_of
 
 #: Names of the inputs and outputs that a probe adds; they are addressed by their position.
 SHIFT, READING = "onnxgrad/shift_{}", "onnxgrad/reading_{}"
+
+#: Random operators, with the type that the attribute `seed` has.
+_RANDOM = {
+    **dict.fromkeys(["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"], ir.AttrFloat32),
+    **dict.fromkeys(["Multinomial", "Bernoulli"], ir.AttrFloat32),
+    "Dropout": ir.AttrInt64,
+}
+
+
+def with_seeds(model: ir.Model, seed: int) -> ir.Model:
+    """Give the random operators of a model, in place, seeds where they have none: it then is a function.
+
+    (`onnxgrad.runtime.evaluate` runs such a model so that it draws the same numbers each time.)
+    """
+    nodes = [node for graph in graphs_of(model) for node in graph if node.domain == "" and node.op_type in _RANDOM]
+    for i, node in enumerate(nodes):
+        if "seed" not in node.attributes:
+            node.attributes.add(_RANDOM[node.op_type]("seed", seed + i))
+    return model
 
 
 def probe(model: ir.Model, of: Sequence[str], wrt: Sequence[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from onnxgrad.cli.requests import (
     Jvp,
     KeepOutputsOption,
     ModeOption,
+    StraightThroughOption,
     Vjp,
     augmented,
     parse_index,
@@ -50,6 +51,7 @@ def augment(
         ),
     ] = None,
     keep_outputs: KeepOutputsOption = True,
+    straight_through: StraightThroughOption = False,
     external_data: Annotated[
         str | None,
         typer.Option("--external-data", metavar="NAME", help="Put the weights into a file of this name beside OUT."),
@@ -77,6 +79,7 @@ def augment(
             mode=mode,
             keep_outputs=keep_outputs,
             seeds=seeds,
+            straight_through=straight_through,
         )
         write(result, output, external_data)
     records = derivatives(result)

@@ -20,6 +20,7 @@ from onnxgrad.cli.output import (
     progress,
     shape_text,
 )
+from onnxgrad.cli.requests import StraightThroughOption
 from onnxgrad.inspection import Inspection, Pair
 from onnxgrad.inspection import inspect as look_at
 from onnxgrad.model.signature import Port
@@ -30,11 +31,12 @@ _SHOWN = 4
 
 def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The ONNX model.")],
+    straight_through: StraightThroughOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show what MODEL takes and returns, which derivatives it has, what stands in their way, and what they cost."""
     with progress("looking at derivatives") as advance:
-        found = look_at(model, advance)
+        found = look_at(model, advance, straight_through)
     size = os.path.getsize(model)
     if as_json:
         print_json(_as_data(model, size, found))

@@ -127,7 +127,7 @@ def derivatives_table(title: str, records: Sequence[Derivative], shapes: Mapping
                 record.seed or "",
                 "yes" if record.batched else "",
                 record.mode,
-                f"zero: {record.zero}" if record.zero else "",
+                f"zero: {record.zero}" if record.zero else "straight through" if record.straight_through else "",
             )
             for record in records
         ],

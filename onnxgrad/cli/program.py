@@ -15,6 +15,7 @@ import onnxgrad
 from onnxgrad.cli.augment import augment
 from onnxgrad.cli.check import check
 from onnxgrad.cli.inspect import inspect
+from onnxgrad.cli.lower import lower
 from onnxgrad.cli.ops import ops
 from onnxgrad.cli.output import print_text, say
 from onnxgrad.cli.requests import CommandWithDerivatives
@@ -64,6 +65,7 @@ app.command()(inspect)
 app.command(cls=CommandWithDerivatives)(augment)
 app.command(cls=CommandWithDerivatives)(run)
 app.command()(check)
+app.command()(lower)
 app.command()(ops)
 
 

@@ -76,6 +76,13 @@ KeepOutputsOption = Annotated[
     bool, typer.Option("--keep-outputs/--no-keep-outputs", help="Whether the model's own outputs stay.")
 ]
 
+StraightThroughOption = Annotated[
+    bool,
+    typer.Option(
+        "--straight-through", help="Let gradients pass straight through the roundings of quantized operators."
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Request:
@@ -125,9 +132,10 @@ def augmented(
     mode: Mode,
     keep_outputs: bool,
     seeds: str | None = None,
+    straight_through: bool = False,
 ) -> ir.Model:
     """Return a model with the derivatives that are asked for."""
-    augmentation = Augmentation(model)
+    augmentation = Augmentation(model, straight_through)
     flag: Batched = "auto" if batched is None else batched
     for done, request in enumerate(wanted):
         advance(done, len(wanted))

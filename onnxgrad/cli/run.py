@@ -22,6 +22,7 @@ from onnxgrad.cli.requests import (
     Jvp,
     KeepOutputsOption,
     ModeOption,
+    StraightThroughOption,
     Vjp,
     augmented,
     parse_index,
@@ -47,6 +48,7 @@ def run(
     batched: BatchedOption = None,
     mode: ModeOption = "auto",
     keep_outputs: KeepOutputsOption = True,
+    straight_through: StraightThroughOption = False,
     provider: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,7 +76,14 @@ def run(
     start = time.perf_counter()
     with progress("running") as advance:
         finished = augmented(
-            model, wanted, advance, index=parse_index(index), batched=batched, mode=mode, keep_outputs=keep_outputs
+            model,
+            wanted,
+            advance,
+            index=parse_index(index),
+            batched=batched,
+            mode=mode,
+            keep_outputs=keep_outputs,
+            straight_through=straight_through,
         )
         records = derivatives(finished)
         ports = signature(finished)

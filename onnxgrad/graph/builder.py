@@ -37,6 +37,9 @@ _HOISTED = frozenset(
     "Transpose".split()
 )
 
+#: Operators behind which onnxruntime moves a `DequantizeLinear`.
+_PROPAGATED = frozenset("Flatten Gather MaxPool Slice Squeeze Transpose Unsqueeze Reshape".split())
+
 #: Key in the `meta` of nodes that were put in the place of those that work on sequences.
 _FOR_SEQUENCES = "onnxgrad.for_sequences"
 
@@ -169,6 +172,10 @@ class Builder:
                 else:
                     version, outer = self._version(node.domain), self._captured(node)
                     found = infer.infer_types(node, inputs, attrs, version, outer, self._functions)
+        stated = node.meta.get(flow.STATED_SHAPE)
+        if stated is not None and found[0] is not None and found[0][1] is not None:  # a copy of a node of our own
+            known = zip(found[0][1], stated, strict=True)
+            found = [(found[0][0], tuple(s if self.is_known(s) else d for d, s in known)), *found[1:]]
         for value, guess in zip(node.outputs, found, strict=True):
             declared = value.meta.get("declared", value)
             tensor = self._register(value, guess)
@@ -277,6 +284,8 @@ class Builder:
         """
         like = next((i.dtype for i in inputs if isinstance(i, Tensor) and i.dtype != ir.DataType.BOOL), None)
         operands = [self._operand(i, like) for i in inputs]
+        if op_type in _PROPAGATED and operands[0] is not None:
+            operands[0] = self._apart(operands[0])
         while operands and operands[-1] is None:
             operands.pop()
         given = {name: value for name, value in attrs.items() if value is not None}
@@ -291,6 +300,20 @@ class Builder:
         if known is not None:  # small integers that follow from fixed sizes
             return (self.constant(np.reshape(known, result[0].shape), result[0].dtype),)
         return result
+
+    def _apart(self, x: Tensor) -> Tensor:
+        """Return x, or, where it is a dequantized int8 tensor, a copy of it that onnxruntime takes for something else.
+
+        From opset 21 on, onnxruntime 1.32 on x64 moves the pair of `QuantizeLinear` and `DequantizeLinear` behind
+        operators that move elements, gives the copy an `output_dtype` of int8, makes all zero points uint8, and then
+        refuses its own result.
+        """
+        node = None if x._value is None else x._value.producer()
+        if node is None or node.op_type != "DequantizeLinear" or self.opset < 21 or node.inputs[0] is None:
+            return x
+        q = node.inputs[0]
+        concerned = q.dtype == ir.DataType.INT8 and not q.is_initializer()
+        return self._emit_shared("Sum", [x], {}, 1, x.shape)[0] if concerned else x
 
     def _emit_shared(
         self, op_type: str, operands: Sequence[Tensor | None], attrs: dict[str, Any], outputs: int, shape: Any
@@ -319,6 +342,7 @@ class Builder:
         found = infer.infer_types(node, operands, attrs, self.opset)
         if shape is not None and found[0] is not None:
             found[0] = found[0][0], tuple(shape)
+            node.meta[flow.STATED_SHAPE] = tuple(shape)
         self.nodes.append(node)
         if not self._phantoms.isdisjoint(v for v in node.inputs if v is not None):
             self._phantoms.update(node.outputs)
@@ -487,7 +511,7 @@ class Builder:
                 target, zeros = self.ints([-1 if i in symbolic else d for i, d in enumerate(shape)]), {}
             else:  # allowzero: a size that is 0 at run time means 0, not "as in the input"
                 target, zeros = self.ints(shape), {"allowzero": 1} if symbolic or 0 in shape else {}
-            result = self._emit_shared("Reshape", [x, target], zeros, 1, shape)[0]
+            result = self._emit_shared("Reshape", [self._apart(x), target], zeros, 1, shape)[0]
         if x.is_identity and shape[:1] == shape[-1:] and all(d == 1 for d in shape[1:-1]) and len(shape) > 1:
             result.is_identity = True
         return result
@@ -646,7 +670,7 @@ class Builder:
         like: Tensor,
         name: str,
         lead: Sequence[Dim] = (),
-        shape: Sequence[Dim] | None = None,
+        shape: Sequence[Dim | None] | None = None,
         dtype: ir.DataType | None = None,
     ) -> Tensor:
         """Return a new input of the body that is being built.
@@ -818,6 +842,7 @@ class Builder:
         """Write to the model the emitted nodes that `outputs` (further outputs of it) need, and drop the rest."""
         needed = set(outputs) | set(self.model.graph.outputs)
         live = self._live(needed)
+        self._within.memo.clear()  # what was discarded must not be found again
         assert all(v not in self._phantoms for node in live for v in node.outputs), "a placeholder survived"
         self.model.graph.extend(flow.without_empty_scans(self, live))
         for value in {tensor.value for tensor in self._constants.values()}:

@@ -24,6 +24,8 @@ FLOW = ("If", "Loop", "Scan")
 
 #: Key in the `meta` of a `Scan` that may have no iteration, which onnxruntime refuses: it is written as a `Loop`.
 MAY_BE_EMPTY = "onnxgrad.may_be_empty"
+#: Key in the `meta` of a `Scan` with states whose shapes change, which is against its definition: so is this.
+CHANGES_SHAPE = "onnxgrad.changes_shape"
 
 
 def is_flow(node: ir.Node) -> bool:
@@ -216,6 +218,10 @@ def bodies_of(op: Builder, node: ir.Node) -> list[Body]:
 # --- copies ------------------------------------------------------------------------------------
 
 
+#: Key in the `meta` of a node of the shape that its emitter stated for its output.
+STATED_SHAPE = "onnxgrad.stated_shape"
+
+
 def clone_node(node: ir.Node, mapping: dict[ir.Value, ir.Value], name: Callable[[str], str]) -> ir.Node:
     """Return a copy of a node, bodies included.
 
@@ -303,7 +309,7 @@ def _iteration_types(op: Builder, node: ir.Node, inputs: Inputs) -> list[Type | 
                 runs.content = (1,)  # else the iteration would not be run
             op.type_body(it.graph)
             leaving = states
-            if node.op_type == "Loop":  # the states of a `Scan` keep their shapes, by its definition
+            if node.op_type == "Loop" or node.meta.get(CHANGES_SHAPE):  # the states of a `Scan` keep their shapes
                 found = [_type_of(op.tensor(s.leaving)) for s in it.states]
                 leaving = [_common(known, [after]) for known, after in zip(states, found, strict=True)]
             results = [(r, _type_of(op.tensor(r.slice))) for r in it.results]
@@ -381,7 +387,6 @@ def scan(
     states: Sequence[Tensor],
     elements: Sequence[Tensor],
     *,
-    axis: int = 0,
     backward: bool = False,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Emit a `Scan`: run `step` for each slice of `elements` in turn.
@@ -390,26 +395,23 @@ def scan(
         op: the builder.
         step: emits one iteration; it may use any tensor from around.
         states: what is carried, before the first iteration; its shapes stay the same.
-        elements: at least one tensor, of which each iteration takes a slice along `axis`.
-        axis: the axis of iterations, in elements and results; not negative.
+        elements: at least one tensor, of which each iteration takes a slice along axis 0.
         backward: whether the last slice comes first, and the first iteration gives the last slice of the results.
 
     Returns:
-        The states after the last iteration, and the results of all iterations along `axis`. For no iterations these are
+        The states after the last iteration, and the results of all iterations along axis 0. For no iterations these are
         the initial states, and empty tensors.
     """
-    length = elements[0].shape[axis]
+    length = elements[0].shape[0]
     with op.body():
         entering = [op.local(s, "state") for s in states]
-        slices = [op.local(e, "element", shape=_without(e.shape, axis)) for e in elements]
+        slices = [op.local(e, "element", shape=e.shape[1:]) for e in elements]
         leaving, results = step(entering, slices)
         types: list[Type] = [(s.dtype, s.shape) for s in states]
-        types += [(r.dtype, (*r.shape[:axis], length, *r.shape[axis:])) for r in results]
+        types += [(r.dtype, (length, *r.shape)) for r in results]
         graph = op.close([*entering, *slices], [*leaving, *results], hoist=True)
     attributes: dict[str, int | list[int]] = {"num_scan_inputs": len(elements)}
     for kind, count in (("input", len(elements)), ("output", len(results))):
-        if count and axis:
-            attributes[f"scan_{kind}_axes"] = [axis] * count
         if count and backward:
             attributes[f"scan_{kind}_directions"] = [1] * count
     outputs = op.emit_flow("Scan", [*states, *elements], {"body": graph}, types, **attributes)
@@ -425,7 +427,7 @@ def without_empty_scans(op: Builder, nodes: Sequence[ir.Node]) -> list[ir.Node]:
     result: list[ir.Node] = []
     for node in nodes:
         new = [node]
-        if node.op_type == "Scan" and node.meta.get(MAY_BE_EMPTY):
+        if node.op_type == "Scan" and (node.meta.get(MAY_BE_EMPTY) or node.meta.get(CHANGES_SHAPE)):
             new = _as_loop(op, node)
         for each in new:
             for _, graph in graphs_in(each):
@@ -454,9 +456,11 @@ def _as_loop(op: Builder, node: ir.Node) -> list[ir.Node]:
                 for e, t in wholes.items()
                 if t is not None
             }
-            entering = {
-                s.entering: op.local(t, s.entering.name or "state") for s, t in zip(it.states, states, strict=True) if t
-            }
+            entering = {}
+            for s, t in zip(it.states, states, strict=True):
+                if t is not None:
+                    shape = [None] * t.rank if node.meta.get(CHANGES_SHAPE) else t.shape
+                    entering[s.entering] = op.local(t, s.entering.name or "state", shape=shape)
             outputs = [t for t in op.inline(it.graph, {**inside, **entering}) if t is not None]
             graph = op.close([number, goes_on, *entering.values()], [op.Identity(goes_on), *outputs])
         finals = [t for t in map(op.tensor, node.outputs) if t is not None]

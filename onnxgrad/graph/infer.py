@@ -15,9 +15,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxgrad.graph import foreign
+from onnxgrad.graph import attention, foreign
 from onnxgrad.graph.content import FOLLOWED
 from onnxgrad.graph.dims import Dim
+from onnxgrad.graph.node import attribute_defaults
 from onnxgrad.graph.operands import Attrs, Inputs, Type
 from onnxgrad.graph.sizes import SHAPES
 from onnxgrad.graph.tensor import Tensor
@@ -26,8 +27,9 @@ from onnxgrad.graph.tensor import Tensor
 _LIKE_FIRST_INPUT = {"GroupNormalization", "MeanVarianceNormalization"}
 
 #: Operators of which ONNX's inference states sizes that need not be right: those of an `Einsum` whose operands are
-#: broadcast, and those of a `Resize` that depend on rounding.
-_BETTER_KNOWN = {"Einsum", "Resize"}
+#: broadcast, those of a `Resize` that depend on rounding, those of a `DFT` of a length that is not known before run
+#: time, and those of an `STFT` that leaves `onesided` to its default.
+_BETTER_KNOWN = {"DFT", "Einsum", "Resize", "STFT"}
 
 
 class InferenceError(Exception):
@@ -60,7 +62,8 @@ def infer_types(
     called = any((f.domain, f.name) == (node.domain, node.op_type) for f in functions)
     own = None if called else _OWN.get(f"{node.domain}::{node.op_type}")
     if own is not None:
-        return [*own(attrs, inputs), *[None] * len(node.outputs)][: len(node.outputs)]
+        found_own = [*own(attrs, inputs), *[None] * len(node.outputs)]
+        return [t if value.name else None for t, value in zip(found_own, node.outputs, strict=False)]
     try:
         schema = None if called else onnx.defs.get_schema(node.op_type, opset, node.domain)
     except onnx.defs.SchemaError as error:
@@ -99,7 +102,7 @@ def infer_types(
         if node.op_type in _BETTER_KNOWN:
             shape = None
         if shape is None or None in shape:
-            exact = formula(attrs, inputs, shape)
+            exact = formula({**attribute_defaults("", node.op_type, opset), **attrs}, inputs, shape)
             if exact is not None:
                 result[i] = dtype, tuple(e if s is None else s for e, s in zip(exact, shape or exact, strict=True))
     return result
@@ -175,4 +178,4 @@ def _fused_window(attrs: Attrs, inputs: Inputs) -> list[Type | None]:
     return [None if x is None else (x.dtype, SHAPES["Conv"](attrs, (x, weight), None))]
 
 
-_OWN: dict[str, foreign.Formula] = {**foreign.TYPES, "com.microsoft::FusedConv": _fused_window}
+_OWN: dict[str, foreign.Formula] = {**foreign.TYPES, **attention.TYPES, "com.microsoft::FusedConv": _fused_window}

@@ -275,7 +275,8 @@ def transpose_transpose(op: Builder, operands: Operands, attrs: dict[str, Any]) 
         return x
     node = _emitted(op, x, "Transpose")
     if node is not None:
-        before = node.attributes["perm"].as_ints()
+        given = node.attributes.get("perm")
+        before = list(reversed(range(x.rank))) if given is None else given.as_ints()
         source = op.tensor(node.inputs[0])
         assert source is not None
         return op.Transpose(source, perm=[before[i] for i in order])

@@ -41,6 +41,38 @@ def _window(attrs: Attrs, inputs: Inputs, _: object) -> Partial:
     return (x[0], channels, *dims)
 
 
+def _transformed(attrs: Attrs, inputs: Inputs, _: object) -> Partial:
+    """`DFT`: the length along the axis (an attribute before opset 20), or the lower half of the frequencies."""
+    x, inverse, onesided = shape_of(inputs), attrs.get("inverse", 0), attrs.get("onesided", 0)
+    given, parts = len(inputs) > 1 and inputs[1] is not None, 1 if inverse and onesided else 2
+    axis = elements_or(inputs, 2, [attrs.get("axis", -2)])
+    if axis is None or not isinstance(axis[0], int):
+        return (*(None if given or onesided else d for d in x[:-1]), parts)
+    (n,) = elements_or(inputs, 1, [x[axis[0]]]) or (None,)  # type: ignore[list-item]
+    if onesided and inverse:
+        n = n if given else dim_mul(2, dim_sub(x[axis[0]], 1))
+    elif onesided and n is not None:
+        n = dim_add(dim_floordiv(n, 2), 1)
+    sizes: list[Dim | None] = [*x[:-1], parts]
+    sizes[axis[0]] = n
+    return tuple(sizes)
+
+
+def _frames(attrs: Attrs, inputs: Inputs, _: object) -> Partial:
+    """`STFT`: the frames, and the frequencies of each."""
+    batch, n, _ = shape_of(inputs)
+    window = shape_of(inputs, 2) if len(inputs) > 2 and inputs[2] is not None else None
+    (length,) = window or elements_or(inputs, 3, [-1]) or (None,)
+    step = elements_of(inputs, 1)
+    if length is None:
+        return (batch, None, None, 2)
+    length = n if length == -1 else length
+    count = None
+    if step is not None and isinstance(step[0], int):
+        count = dim_add(dim_floordiv(dim_sub(n, length), step[0]), 1)
+    return (batch, count, dim_add(dim_floordiv(length, 2), 1) if attrs.get("onesided", 1) else length, 2)
+
+
 def _transposed_window(attrs: Attrs, inputs: Inputs, found: Partial) -> Any:
     x, weight = shape_of(inputs), shape_of(inputs, 1)
     spatial = len(x) - 2
@@ -280,6 +312,8 @@ SHAPES: dict[str, ShapeFormula] = {
     **dict.fromkeys(REDUCTIONS, _reduced),
     "PRelu": lambda attrs, inputs, found: shape_of(inputs),
     "Conv": _window,
+    "ConvInteger": _window,
+    "QLinearConv": lambda attrs, inputs, found: _window(attrs, (inputs[0], inputs[3]), found),
     "MaxPool": _window,
     "AveragePool": _window,
     "LpPool": _window,
@@ -301,4 +335,11 @@ SHAPES: dict[str, ShapeFormula] = {
     "Resize": _resize,
     "DepthToSpace": _blocks,
     "SpaceToDepth": _unblocks,
+    "DFT": _transformed,
+    "STFT": _frames,
+    "DeformConv": lambda attrs, inputs, found: (
+        shape_of(inputs)[0],
+        shape_of(inputs, 1)[0],
+        *shape_of(inputs, 2)[2:],
+    ),
 }

@@ -81,10 +81,10 @@ class Tensor:
 
     @property
     def cotangent_dtype(self) -> ir.DataType:
-        """Element type of a cotangent or tangent; that of an integer tensor, which stands for quantized numbers, is
-        float32.
+        """Element type of a cotangent or tangent; that of a tensor of integers or narrow floating-point numbers, which
+        stand for quantized numbers, is float32.
         """
-        return self.dtype if self.is_float else ir.DataType.FLOAT
+        return self.dtype if self.is_float and self.dtype.bitwidth >= 16 else ir.DataType.FLOAT
 
     @property
     def const(self) -> np.ndarray | None:

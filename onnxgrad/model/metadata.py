@@ -32,6 +32,8 @@ class Derivative:
         mode: how it is computed, e.g. ``"reverse"`` or ``"forward"``.
         zero: why it is zero, if it is zero whatever the input.
         index: which element of `of` is differentiated, if not all are.
+        straight_through: whether gradients passed straight through roundings: it is then not the true derivative,
+            which is zero there.
     """
 
     kind: str
@@ -43,6 +45,7 @@ class Derivative:
     mode: str = "reverse"
     zero: str | None = None
     index: int | tuple[int, ...] | str | None = None
+    straight_through: bool = False
 
 
 def record(model: ir.Model, items: Sequence[Derivative], relied_on: Collection[str] = ()) -> None:

@@ -45,6 +45,7 @@ def normalize(model: ir.Model, keep_functions: Container[ir.OperatorIdentifier] 
     - constants are initializers of their graph, whether weights or ``Constant`` nodes (except those that are outputs);
     - values that `ai.onnx` operators produce have no type and no shape, since those in a file may be stale; what the
       file says about graph outputs is kept in ``meta["declared"]`` as `Declared`. Values of other domains keep theirs;
+    - a `Dropout` that is or may be in training mode returns its mask, without which nobody could say what it did;
     - the size of an axis is a number, a name, or None where the name only said that it is unknown.
 
     No node is removed for being unused, so that any value inside can still be asked for.
@@ -75,6 +76,7 @@ def normalize(model: ir.Model, keep_functions: Container[ir.OperatorIdentifier] 
         lift,
         _encode_strings,
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        _name_masks,
         RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         RemoveUnusedOpsetsPass(),
     ):
@@ -187,3 +189,24 @@ def _encode_strings(model: ir.Model) -> None:
                 tensor = ir.StringTensor(encoded, shape=ir.Shape([] if name == "value_string" else [len(texts)]))
                 del node.attributes[name]
                 node.attributes.add(ir.AttrTensor("value", tensor))
+
+
+def _name_masks(model: ir.Model) -> None:
+    """Let each `Dropout` that may be in training mode return its mask, too."""
+    graphs = list(graphs_of(model))
+    taken = {value.name for graph in graphs for value in values_of(graph)}
+    for node in [node for graph in graphs for node in graph if node.op_type == "Dropout" and node.domain == ""]:
+        training = node.inputs[2] if len(node.inputs) > 2 else None
+        known = None if training is None else training.const_value
+        if training is None or (known is not None and training.is_initializer() and not known.numpy().any()):
+            continue
+        if len(node.outputs) < 2:
+            node.resize_outputs(2)
+        mask = node.outputs[1]
+        if not mask.name:
+            stem, n = f"{node.name}_mask", 1
+            mask.name = stem
+            while mask.name in taken:
+                n += 1
+                mask.name = f"{stem}_{n}"
+            taken.add(mask.name)

@@ -9,13 +9,13 @@ import onnx_ir as ir
 
 from onnxgrad.errors import Refusal
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.dims import Dim, dim_add, dim_div, dim_floordiv, dim_mul, dim_sub, size_of
+from onnxgrad.graph.dims import Dim, dim_add, dim_div, dim_mul, size_of
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules import samples
 from onnxgrad.rules.registry import linear, not_differentiable, vjp
 from onnxgrad.rules.samples import Mixed, Samples
-from onnxgrad.rules.scatter import moved_back, pad, seeds_of
+from onnxgrad.rules.scatter import counting, moved_back, pad, seeds_of
 
 Places = Sequence[Samples | None]
 
@@ -362,21 +362,20 @@ linear("CenterCropPad", _center_crop_pad_back, versions=(18,), follow=_center_cr
 
 def _col2im_back(op: Builder, node: Node, ct: Tensor) -> Tensor:
     """``x̄[n, (c, k…), (l…)] = ȳ[n, c, stride · l + dilation · k - pad …]``: each column is read where it was added."""
-    block = _given(node, 2, [])
-    if block is None:
-        raise Refusal("the size of its blocks is not known before run time")
-    rank = len(block)
+    block = node.inputs[2]
+    assert block is not None
+    rank = node.y.rank - 2
+    sizes: Sequence[Tensor | int] = block.ints or [op.Gather(block, [i]) for i in range(rank)]
     pads = node.attr("pads") or [0] * (2 * rank)
     dilations, strides = (node.attr(name) or [1] * rank for name in ("dilations", "strides"))
     front = (*seeds_of(ct, node.y), *node.y.shape[:2])
     image = [dim_add(d, pads[i], pads[i + rank]) for i, d in enumerate(node.y.shape[2:])]
     ct = pad(op, ct, pads[:rank], pads[rank:], list(range(-rank, 0)), (*front, *image))
-    columns = []
     for i in reversed(range(rank)):  # the axes behind have become two each: one of k, one of l
-        reach = dilations[i] * (block[i] - 1) + 1
-        columns.append(dim_add(dim_floordiv(dim_sub(image[i], reach), strides[i]), 1))
-        inside = op.reshape(op.range(block[i]) * dilations[i], (block[i], 1))
-        ct = op.Gather(ct, inside + op.range(columns[-1]) * strides[i], axis=2 * (i - rank) + 1)
+        inside = counting(op, sizes[i]) * dilations[i]
+        room = op.size(image[i]) - (op.size(inside.shape[0]) - 1) * dilations[i] - 1
+        start = counting(op, room / strides[i] + 1) * strides[i]
+        ct = op.Gather(ct, op.unsqueeze(inside, [-1]) + start, axis=2 * (i - rank) + 1)
     lead = len(front)
     order = [*range(lead), *(lead + 2 * i for i in range(rank)), *(lead + 2 * i + 1 for i in range(rank))]
     return op.reshape(op.Transpose(ct, perm=order), (*front[:-2], *node.x.shape))

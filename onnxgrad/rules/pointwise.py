@@ -132,15 +132,19 @@ def _exp_below(op: Builder, x: Tensor) -> Tensor:
 
 
 def _hard_swish(op: Builder, x: Tensor) -> Tensor:
-    """``y = x · clip(x/6 + 1/2, 0, 1)``; PyTorch's derivative at the joints -3 and 3 is that of the middle."""
-    middle = _choose(op, x < -3, 0.0, x * (1 / 3) + 0.5, x)
-    return _choose(op, x > 3, 1.0, middle, x)
+    """``y = x · clip(x/6 + 1/2, 0, 1)``; PyTorch's derivative at the joints -3 and 3 is that of the straight sides."""
+    middle = _choose(op, x <= -3, 0.0, x * (1 / 3) + 0.5, x)
+    return _choose(op, x >= 3, 1.0, middle, x)
 
 
 def _gelu(op: Builder, x: Tensor, approximate: str) -> Tensor:
-    """``Φ(x) + x φ(x)``; with ``approximate="tanh"`` that of ``x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))``."""
+    """``Φ(x) + x φ(x)``; with ``approximate="tanh"`` that of ``x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))``.
+
+    The latter is 0 or 1 long before x² or x³ overflow (in float16, soon), which would make it 0 · inf.
+    """
     if approximate == "tanh":
         root = math.sqrt(2 / math.pi)
+        x = op.Clip(x, -32.0, 32.0)
         t = op.Tanh(root * (x + 0.044715 * x * x * x))
         return 0.5 * (1 + t) + 0.5 * x * (1 - t) * (1 + t) * (root * (1 + 0.134145 * x * x))
     density = op.Exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
@@ -222,13 +226,44 @@ def cast_like(op: Builder, node: Node, ct: Tensor) -> Tensor:
     return ct
 
 
-@vjp("Dropout", versions=(13, 22), wrt=(0,), follow=samples.aligned)
-def dropout(op: Builder, node: Node, ct: Tensor, mask_ct: None = None) -> Tensor:
-    """At inference the identity."""
-    training = node.input(2)
+@vjp(
+    "Dropout",
+    versions=(13, 22),
+    wrt=(0, 1),
+    follow=samples.aligned,
+    remark="in training mode for the draw that was made, and then not with respect to the ratio",
+)
+def dropout(op: Builder, node: Node, ct: Tensor, mask_ct: None = None) -> Sequence[Callable[[], Tensor]]:
+    """In training mode ``y = x · mask / (1 - ratio)`` with the mask of this very draw, else the identity.
+
+    The model's working form (`onnxgrad.model.normalize`) has the mask as an output wherever one may be drawn.
+    """
+    ratio, training = node.input(1), node.input(2)
     if training is None or training.ints == [0]:
-        return ct
-    raise Refusal("it is in training mode: its output is random")
+        return lambda: ct, lambda: op.zeros_like(_given(ratio))
+
+    def data() -> Tensor:
+        mask = node.outputs[1] if len(node.outputs) > 1 else None
+        if mask is None:
+            raise Refusal("it is in training mode, and its mask is no output", "give it its second output")
+        scale = op.constant(2.0, ct.dtype) if ratio is None else op.cast(op.Reciprocal(1 - ratio), ct.dtype)
+        if training.ints != [1]:
+            scale = op.Where(training, scale, 1)
+        return op.Where(mask, ct * scale, 0)
+
+    def by_ratio() -> Tensor:
+        raise Refusal(
+            "in training mode its output jumps as the ratio changes, so the derivative for one draw is not that of the "
+            "mean over all draws",
+            "take the ratio out of `wrt`",
+        )
+
+    return data, by_ratio
+
+
+def _given(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
 
 
 # --- zero wherever there is a derivative -------------------------------------------------------

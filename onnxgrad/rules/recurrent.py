@@ -1,11 +1,13 @@
-"""Recurrent layers of a fixed number of steps, step by step.
+"""Recurrent layers, step by step, for any number of steps.
 
-Each layer is written out as an expression in simple operators, whose derivative is that of the layer. The products of
-all inputs with the weights are one product in front; what remains in a step is small.
+Each layer is written as a `Scan` over its steps, whose derivative is that of the layer. What does not depend on the
+states is computed for all steps at once, in front of it: above all the product of the inputs with their weights. Very
+short sequences of a fixed length are written out, by the same function for one step.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,25 +16,35 @@ import onnx_ir as ir
 from onnxgrad.errors import Refusal
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import Dim
+from onnxgrad.graph.flow import Step, scan
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules.registry import composed
 from onnxgrad.rules.samples import Mixed, Samples
 
 Activation = Callable[[Tensor], Tensor]
-#: One step: ``(projected input, states) -> states``; the first state is the output.
-Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
+Tensors = Sequence[Tensor]
 
-#: Steps beyond which the written-out expression would be larger than most models.
-MOST_STEPS = 256
+#: Number of steps, where it is fixed, up to which they are written out one by one. Times in milliseconds in onnxruntime
+#: 1.32, one thread, of an LSTM and its derivative by the input, batch 1: written out / as `Scan`; nodes written out:
+#:
+#:     steps               1              2              4              8             16            100
+#:     H = 8       0.018/0.031    0.030/0.050    0.052/0.082    0.095/0.149    0.176/0.279    1.36/1.64
+#:     H = 128     0.028/0.063    0.064/0.093    0.107/0.147    0.207/0.273    0.394/0.511    2.51/2.87
+#:     nodes               36             78            150            294            582         3606
+#:
+#: With batch 16 and H = 128 it is 0.82/1.00 for 8 steps. The second derivative gains more (8 steps, H = 8: 0.23/0.59),
+#: and grows faster (824 nodes).
+UNROLLED_STEPS = 8
 
 # --- activations, with the parameters that ONNX gives them -------------------------------------------
 
-_DEFAULTS = {
-    "Affine": (1.0, 0.0),
+#: Their defaults; None where ONNX names none (Affine, ScaledTanh) or onnxruntime 1.32 takes another (0).
+_DEFAULTS: dict[str, tuple[float | None, float | None]] = {
+    "Affine": (None, None),
     "LeakyRelu": (0.01, 0.0),
-    "ThresholdedRelu": (1.0, 0.0),
-    "ScaledTanh": (1.0, 1.0),
+    "ThresholdedRelu": (None, 0.0),
+    "ScaledTanh": (None, None),
     "HardSigmoid": (0.2, 0.5),
     "Elu": (1.0, 0.0),
 }
@@ -52,9 +64,8 @@ _FORMULAS: dict[str, Callable[[Builder, Tensor, float, float], Tensor]] = {
 }
 
 
-def _activations(op: Builder, node: Node, per_direction: int, defaults: Sequence[str]) -> Iterator[list[Activation]]:
+def _activations(op: Builder, node: Node, directions: int, defaults: Sequence[str]) -> Iterator[list[Activation]]:
     """Yield, for each direction, the activations that the node names; those with parameters take them in turn."""
-    directions = 2 if node.attr("direction") == "bidirectional" else 1
     names = [str(n) for n in node.attr("activations") or [*defaults] * directions]
     alphas, betas = (iter(node.attr(f"activation_{p}") or ()) for p in ("alpha", "beta"))
     found: list[Activation] = []
@@ -64,229 +75,272 @@ def _activations(op: Builder, node: Node, per_direction: int, defaults: Sequence
             raise Refusal(f"its activation {given!r} is not one of {', '.join(_FORMULAS)}")
         a, b = _DEFAULTS.get(name, (0.0, 0.0))
         if name in _DEFAULTS:
-            a = float(next(alphas, a))
+            a = next(alphas, a)
         if name in ("Affine", "ScaledTanh", "HardSigmoid"):
-            b = float(next(betas, b))
-        found.append(lambda x, f=_FORMULAS[name], a=a, b=b: f(op, x, a, b))  # type: ignore[misc]
-    for i in range(directions):
-        yield found[i * per_direction : (i + 1) * per_direction]
+            b = next(betas, b)
+        if a is None or b is None:
+            raise Refusal(
+                f"its activation {name} has no parameters, for which ONNX and onnxruntime have no common default",
+                "give it the attributes activation_alpha and activation_beta",
+            )
+        found.append(functools.partial(lambda f, a, b, x: f(op, x, a, b), _FORMULAS[name], float(a), float(b)))
+    each = len(defaults)
+    if len(found) < each * directions:  # more are ignored: RNN has two by default
+        raise Refusal(f"it names {len(found)} activations, fewer than {each} for each direction")
+    yield from (found[i * each : (i + 1) * each] for i in range(directions))
 
 
 # --- what all layers share -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Direction:
+class Weights:
     """The weights of one direction, without the axis of directions; a bias that is absent is zero.
 
     Attributes:
-        w: input weights, transposed, ``(I, gates * H)``.
-        r: recurrent weights, transposed, ``(H, gates * H)``.
-        w_bias: ``(gates * H,)``.
-        r_bias: ``(gates * H,)``.
-        peepholes: ``(3 * H,)`` (LSTM), or None.
+        hidden: the size H of a state.
+        w: of the input, transposed, ``(I, gates * H)``.
+        r: of the state, ``(gates * H, H)``.
+        w_bias: added to the product with `w`, ``(gates * H,)``.
+        r_bias: added to the product with `r`, ``(gates * H,)``.
+        peepholes: those of the gates i, o and f, ``(H,)`` each (LSTM), or None.
     """
 
+    hidden: int
     w: Tensor
     r: Tensor
     w_bias: Tensor
     r_bias: Tensor
-    peepholes: Tensor | None
+    peepholes: Tensors | None
 
 
-def _pick(op: Builder, x: Tensor, index: int, axis: int = 0) -> Tensor:
-    """One slice along an axis, without it."""
-    if x.shape[axis] == 1:
-        return op.reshape(x, [d for i, d in enumerate(x.shape) if i != axis % x.rank])
-    return op.Gather(x, op.constant(index, ir.DataType.INT64), axis=axis)
+@dataclass(frozen=True)
+class Layer:
+    """A kind of layer.
+
+    Attributes:
+        gates: how many blocks of H rows its weights have.
+        states: how many states it has; the first is its output.
+        activations: their names, unless a node has others.
+        cell: ``f(op, node, weights, x W, *activations)`` gives one step, and what of the inputs a step takes.
+    """
+
+    gates: int
+    states: int
+    activations: Sequence[str]
+    cell: Callable[..., tuple[Step, Tensors]]
 
 
-def _parts(op: Builder, x: Tensor, count: int) -> tuple[Tensor, ...]:
-    """Equal parts along the last axis."""
-    return (x,) if count == 1 else op.emit("Split", x, outputs=count, axis=-1, num_outputs=count)
+def _expression(layer: Layer, op: Builder, node: Node) -> Sequence[Tensor | None]:
+    """Run all directions over all steps; return ``Y`` and the last states in ONNX's layout."""
+    x = op.Transpose(node.x, perm=[1, 0, 2]) if node.attr("layout") else node.x
+    alive, any_step = _running(op, node.input(4), *x.shape[:2])
+    if alive is not None:
+        x = op.Where(alive, x, 0)  # behind the end of a sequence may be anything, also nan
+    directions = 2 if node.attr("direction") == "bidirectional" else 1
+    found: list[Tensors] = []
+    for index, activations in enumerate(_activations(op, node, directions, layer.activations)):
+        weights = _weights(op, node, layer, directions, index)
+        step, elements = layer.cell(op, node, weights, op.MatMul(x, weights.w), *activations)
+        sizes = (x.shape[1], directions, weights.hidden)
+        first = [_first_state(op, node, k, sizes, index) for k in range(layer.states)]
+        backward = index == 1 or node.attr("direction") == "reverse"
+        found.append([op.unsqueeze(t, [-3]) for t in _run(op, step, first, elements, alive, backward)])
+    y, *last = (t[0] if directions == 1 else op.Concat(*t, axis=-3) for t in zip(*found, strict=True))
+    if any_step is not None:
+        last = [op.Where(any_step, s, 0) for s in last]
+    if node.attr("layout"):
+        y, last = op.Transpose(y, perm=[2, 0, 1, 3]), [op.Transpose(s, perm=[1, 0, 2]) for s in last]
+    return [y, *last][: len(node.outputs)]
 
 
-def _direction(op: Builder, node: Node, index: int) -> Direction:
-    w, r = (_pick(op, t, index) for t in node.inputs[1:3] if t is not None)
-    bias, peepholes = node.input(3), node.input(7)
-    rows = w.shape[:1]
-    biases = [op.full(rows, 0, w.dtype)] * 2 if bias is None else list(_parts(op, _pick(op, bias, index), 2))
-    return Direction(
-        op.swap(w), op.swap(r), biases[0], biases[1], None if peepholes is None else _pick(op, peepholes, index)
+def _weights(op: Builder, node: Node, layer: Layer, directions: int, index: int) -> Weights:
+    hidden = node.attr("hidden_size") or node.inputs[2].shape[-1]  # type: ignore[union-attr]
+    if not isinstance(hidden, int):
+        raise Refusal("the size of its states is not known", "give it the attribute hidden_size")
+    rows = layer.gates * hidden
+
+    def pick(position: int, *sizes: Dim) -> Tensor | None:
+        x = node.input(position)
+        return None if x is None else _pick(op, x, (directions, *sizes), index)
+
+    w, r, bias, peepholes = (
+        pick(1, rows, node.x.shape[-1]),
+        pick(2, rows, hidden),
+        pick(3, 2 * rows),
+        pick(7, 3 * hidden),
+    )
+    assert w is not None
+    assert r is not None
+    w_bias, r_bias = [op.full((rows,), 0, w.dtype)] * 2 if bias is None else _parts(op, bias, 2)
+    return Weights(hidden, op.swap(w), r, w_bias, r_bias, None if peepholes is None else _parts(op, peepholes, 3))
+
+
+def _first_state(op: Builder, node: Node, state: int, sizes: tuple[Dim, int, int], index: int) -> Tensor:
+    """Return a state before the first step; `sizes` are those of batch, directions and state."""
+    given, (batch, directions, hidden) = node.input(5 + state), sizes
+    if given is None:
+        return op.full((batch, hidden), 0, node.x.dtype)
+    if node.attr("layout"):
+        return _pick(op, given, sizes, index, axis=1)
+    return _pick(op, given, (directions, batch, hidden), index)
+
+
+def _pick(op: Builder, x: Tensor, shape: Sequence[Dim], index: int, axis: int = 0) -> Tensor:
+    """Return one slice along an axis, without it, of a tensor that must have the given shape."""
+    x = op.reshape(x, shape)
+    return (
+        op.squeeze(x, [axis]) if x.shape[axis] == 1 else op.Gather(x, op.constant(index, ir.DataType.INT64), axis=axis)
     )
 
 
-def _steps(node: Node) -> int:
-    steps = node.x.shape[1 if node.attr("layout") else 0]
-    if not isinstance(steps, int):
-        raise Refusal(
-            f"its number of steps is not fixed (size {steps!r})",
-            "export the model with a fixed sequence length",
-        )
-    if steps > MOST_STEPS:
-        raise Refusal(f"it has {steps} steps, more than {MOST_STEPS}", "export the model with shorter sequences")
-    return steps
+def _parts(op: Builder, x: Tensor, count: int) -> Tensors:
+    """Split the last axis into equal parts."""
+    return op.emit("Split", x, outputs=count, axis=-1, num_outputs=count)
 
 
-def _layer(
-    op: Builder, node: Node, states: int, per_direction: Sequence[Callable[[Direction], Step]]
-) -> Sequence[Tensor | None]:
-    """Run all directions over all steps; return ``Y`` and the last states in ONNX's layout."""
-    x, lengths = node.x, node.input(4)
-    if node.attr("layout"):
-        x = op.Transpose(x, perm=[1, 0, 2])
-    steps, batch, hidden = _steps(node), x.shape[1], int(node.attr("hidden_size") or 0)
-    hidden = hidden or int(node.inputs[2].shape[-1])  # type: ignore[union-attr]
-    outputs: list[Tensor] = []
-    last: list[list[Tensor]] = [[] for _ in range(states)]
-    for index, step_of in enumerate(per_direction):
-        weights = _direction(op, node, index)
-        backward = index == 1 or node.attr("direction") == "reverse"
-        first = tuple(_initial(op, node, k, index, batch, hidden) for k in range(states))
-        turned = _reversed(op, x, lengths, steps) if backward else x
-        projected = op.MatMul(turned, weights.w) + weights.w_bias
-        ys, final = _run(op, step_of(weights), projected, first, lengths, steps)
-        outputs.append(_reversed(op, ys, lengths, steps) if backward else ys)
-        for k, state in enumerate(final):
-            last[k].append(op.unsqueeze(state, [-3]))
-    whole = [op.unsqueeze(y, [-3]) for y in outputs]
-    y = whole[0] if len(whole) == 1 else op.Concat(*whole, axis=1)
-    finals = [s[0] if len(s) == 1 else op.Concat(*s, axis=0) for s in last]
-    if node.attr("layout"):
-        y = op.Transpose(y, perm=[2, 0, 1, 3])
-        finals = [op.Transpose(s, perm=[1, 0, 2]) for s in finals]
-    return [y, *finals][: len(node.outputs)]
+def _split(op: Builder, x: Tensor, sizes: Sequence[int], axis: int = -1) -> Tensors:
+    """Split an axis into parts of these sizes."""
+    return op.emit("Split", x, list(sizes), outputs=len(sizes), axis=axis)
 
 
-def _initial(op: Builder, node: Node, state: int, direction: int, batch: Dim, hidden: int) -> Tensor:
-    given = node.input(5 + state)
-    if given is None:
-        return op.full((batch, hidden), 0, node.x.dtype)
-    return _pick(op, given, direction, axis=1 if node.attr("layout") else 0)
+def _running(op: Builder, lengths: Tensor | None, steps: Dim, batch: Dim) -> tuple[Tensor | None, Tensor | None]:
+    """Return which steps are within a sequence, ``(T, B, 1)``, and which sequences have any, ``(B, 1)``; None: all.
 
-
-def _reversed(op: Builder, x: Tensor, lengths: Tensor | None, steps: int) -> Tensor:
-    """Turn the steps (axis 0) of each sample around, within its own length."""
-    if steps == 1:
-        return x
-    if lengths is not None:
-        return op.ReverseSequence(x, op.cast(lengths, ir.DataType.INT64), time_axis=0, batch_axis=1)
-    return op.Gather(x, list(reversed(range(steps))), axis=0)
-
-
-def _run(
-    op: Builder, step: Step, x: Tensor, states: tuple[Tensor, ...], lengths: Tensor | None, steps: int
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run one direction over ``x``, ``(T, B, gates * H)``; return all outputs ``(T, B, H)`` and the last states.
-
-    Behind the end of a sample's sequence the states stay as they are, and the output is 0.
+    A sequence without a step ends in states of 0, not in the first ones: ONNX leaves that open, and onnxruntime has it
+    so.
     """
-    inputs = (x,) if steps == 1 else op.emit("Split", x, outputs=steps, axis=0, num_outputs=steps)
-    ys = []
-    for t, piece in enumerate(inputs):
-        after = step(op.squeeze(piece, [0]), states)
-        y = after[0]
-        if lengths is not None:
-            alive = op.unsqueeze(op.Greater(lengths, op.constant(t, lengths.dtype)), [-1])
-            after = tuple(op.Where(alive, new, old) for new, old in zip(after, states, strict=True))
-            y = op.Where(alive, y, 0)
-        states = after
-        ys.append(op.unsqueeze(y, [-3]))
-    return ys[0] if steps == 1 else op.Concat(*ys, axis=0), states
+    if lengths is None:
+        return None, None if isinstance(steps, int) and steps > 0 else op.size(steps) > 0
+    lengths = op.reshape(op.cast(lengths, ir.DataType.INT64), (batch, 1))
+    return op.Less(op.reshape(op.range(steps), (steps, 1, 1)), lengths), lengths > 0
 
 
-def _clipped(op: Builder, node: Node) -> Activation:
-    """What happens to the sums in front of the activations."""
+def _run(op: Builder, step: Step, first: Tensors, elements: Tensors, alive: Tensor | None, backward: bool) -> Tensors:
+    """Run one direction; return the outputs of all steps, ``(T, B, H)``, and the states after the last, ``(B, H)``.
+
+    Behind the end of a sample's sequence its states stay as they are, and the output is 0.
+    """
+    if alive is not None:
+        step, elements = _while_alive(op, step), [*elements, alive]
+    run = _unrolled if elements[0].shape[0] in range(1, UNROLLED_STEPS + 1) else scan
+    last, (y,) = run(op, step, first, elements, backward=backward)
+    return [y if alive is None else op.Where(alive, y, 0), *last]
+
+
+def _while_alive(op: Builder, step: Step) -> Step:
+    """Return a step that leaves the states as they are where its last element is false."""
+
+    def masked(states: Tensors, elements: Tensors) -> tuple[Tensors, Tensors]:
+        after, results = step(states, elements[:-1])
+        return [op.Where(elements[-1], new, old) for new, old in zip(after, states, strict=True)], results
+
+    return masked
+
+
+def _unrolled(
+    op: Builder, step: Step, states: Tensors, elements: Tensors, *, backward: bool
+) -> tuple[Tensors, Tensors]:
+    """Do what `scan` does, with all iterations written out, for a fixed number of at least one."""
+    length = int(elements[0].shape[0])
+    split = [(e,) if length == 1 else op.emit("Split", e, outputs=length, num_outputs=length) for e in elements]
+    slices = [[op.squeeze(piece, [0]) for piece in pieces] for pieces in zip(*split, strict=True)]
+    found = []
+    for inputs in slices[::-1] if backward else slices:
+        states, results = step(states, inputs)
+        found.append([op.unsqueeze(r, [-r.rank - 1]) for r in results])
+    stacked = zip(*(found[::-1] if backward else found), strict=True)
+    return states, [r[0] if length == 1 else op.Concat(*r, axis=0) for r in stacked]
+
+
+def _clip(op: Builder, node: Node) -> Activation:
+    """Return what happens to the sums in front of the activations."""
     bound = node.attr("clip")
     return (lambda x: op.Clip(x, -float(bound), float(bound))) if bound else (lambda x: x)
 
 
 def _follow(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samples | None]:
-    """Samples lie on axis 1 of X and of the initial states, or on axis 0 with ``layout=1``."""
+    """Samples lie on axis 1 of X and of the states and on axis 2 of Y, or on axis 0 of all with ``layout=1``."""
     axis = 0 if node.attr("layout") else 1
-    if any(inputs[i] for i in range(1, len(inputs)) if i not in (5, 6)):
+    if any(s for i, s in enumerate(inputs) if i not in (0, 5, 6)):
         raise Mixed("samples reach it through a weight, which all samples share")
     places = {s for s in inputs if s is not None}
-    if places != {Samples(axis)}:
+    if {s.axis for s in places} != {axis} or len(places) > 1:
         raise Mixed(f"it keeps samples apart on axis {axis} of its input only")
-    place = places.pop()
-    y = place if axis == 0 else replace(place, axis=2)
-    return [y, *[place] * (len(node.outputs) - 1)]
+    (place,) = places
+    return [replace(place, axis=2 * axis), *[place] * (len(node.outputs) - 1)]
 
 
 # --- the layers ----------------------------------------------------------------------------------
 
 
-def rnn(op: Builder, node: Node) -> Sequence[Tensor | None]:
+def _rnn(op: Builder, node: Node, weights: Weights, x: Tensor, f: Activation) -> tuple[Step, Tensors]:
     """``h' = f(x W + w + h R + r)``."""
-    clip = _clipped(op, node)
+    clip, r = _clip(op, node), op.swap(weights.r)
 
-    def step_of(f: Activation) -> Callable[[Direction], Step]:
-        return lambda d: lambda x, states: (f(clip(x + op.MatMul(states[0], d.r) + d.r_bias)),)
+    def step(states: Tensors, elements: Tensors) -> tuple[Tensors, Tensors]:
+        h = f(clip(elements[0] + op.MatMul(states[0], r)))
+        return [h], [h]
 
-    return _layer(op, node, 1, [step_of(*fs) for fs in _activations(op, node, 1, ("Tanh",))])
+    return step, [x + (weights.w_bias + weights.r_bias)]
 
 
-def gru(op: Builder, node: Node) -> Sequence[Tensor | None]:
+def _gru(op: Builder, node: Node, weights: Weights, x: Tensor, f: Activation, g: Activation) -> tuple[Step, Tensors]:
     """``h' = (1 - z) n + z h`` with gates z, r = f(…), and ``n = g(x W + w + (r h) R + r_bias)``, or
     ``n = g(x W + w + r (h R + r_bias))`` with `linear_before_reset`.
     """
-    clip, before = _clipped(op, node), node.attr("linear_before_reset")
+    clip, before, sizes = _clip(op, node), node.attr("linear_before_reset"), (2 * weights.hidden, weights.hidden)
+    # split before they are transposed, so that the transposes cancel in the derivative
+    r_all, r_gates, r_new = map(op.swap, (weights.r, *_split(op, weights.r, sizes, axis=-2)))
 
-    def step_of(f: Activation, g: Activation) -> Callable[[Direction], Step]:
-        def weighted(d: Direction) -> Step:
-            r_gates, r_new = _gate_columns(op, d.r, 2)
-            b_gates, b_new = _gate_columns(op, d.r_bias, 2)
+    def step(states: Tensors, elements: Tensors) -> tuple[Tensors, Tensors]:
+        (h,), (x_gates, x_new) = states, elements
+        if before:
+            h_gates, h_new = _split(op, op.MatMul(h, r_all) + weights.r_bias, sizes)
+        else:
+            h_gates = op.MatMul(h, r_gates)
+        z, r = _parts(op, f(clip(x_gates + h_gates)), 2)
+        n = g(clip(x_new + (r * h_new if before else op.MatMul(r * h, r_new))))
+        h = n + z * (h - n)
+        return [h], [h]
 
-            def step(x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-                (h,) = states
-                x_gates, x_new = _gate_columns(op, x, 2)
-                z, r = (f(clip(s)) for s in _parts(op, x_gates + op.MatMul(h, r_gates) + b_gates, 2))
-                hidden = r * (op.MatMul(h, r_new) + b_new) if before else op.MatMul(r * h, r_new) + b_new
-                return ((1 - z) * g(clip(x_new + hidden)) + z * h,)
-
-            return step
-
-        return weighted
-
-    return _layer(op, node, 1, [step_of(*fs) for fs in _activations(op, node, 2, ("Sigmoid", "Tanh"))])
+    return step, _split(op, x + (weights.w_bias if before else weights.w_bias + weights.r_bias), sizes)
 
 
-def _gate_columns(op: Builder, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """Split the columns of three gates into those of the first two and of the last."""
-    hidden = int(x.shape[-1]) // 3
-    a, b = op.emit("Split", x, [first * hidden, hidden], outputs=2, axis=-1)
-    return a, b
-
-
-def lstm(op: Builder, node: Node) -> Sequence[Tensor | None]:
-    """``c' = f c + i g(…)``, ``h' = o h(c')`` with gates i, o, f (peepholes look at c, that of o at c'); f = 1 - i with
-    `input_forget`.
+def _lstm(
+    op: Builder, node: Node, weights: Weights, x: Tensor, f: Activation, g: Activation, out: Activation
+) -> tuple[Step, Tensors]:
+    """``c' = f c + i g(…)``, ``h' = o out(c')`` with gates i, o, f, each ``f(…)``; peepholes let i and f look at c, and
+    o at c'. With `input_forget`, f = 1 - i.
     """
-    clip, coupled = _clipped(op, node), node.attr("input_forget")
+    clip, coupled, hidden = _clip(op, node), node.attr("input_forget"), weights.hidden
+    r = op.swap(weights.r)
 
-    def step_of(f: Activation, g: Activation, out: Activation) -> Callable[[Direction], Step]:
-        def weighted(d: Direction) -> Step:
-            zero = op.constant(0, d.w.dtype)
-            p_i, p_o, p_f = (zero,) * 3 if d.peepholes is None else _parts(op, d.peepholes, 3)
+    def plain(s: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        gates, new = _split(op, clip(s), (3 * hidden, hidden))
+        i, o, forget = _parts(op, f(gates), 3)
+        c = (1 - i if coupled else forget) * c + i * g(new)
+        return o * out(c), c
 
-            def step(x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-                h, c = states
-                s_i, s_o, s_f, s_c = _parts(op, x + op.MatMul(h, d.r) + d.r_bias, 4)
-                i = f(clip(s_i + p_i * c))
-                forget = 1 - i if coupled else f(clip(s_f + p_f * c))
-                c = forget * c + i * g(clip(s_c))
-                return f(clip(s_o + p_o * c)) * out(c), c
+    def looking(s: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        assert weights.peepholes is not None
+        (s_i, s_o, s_f, new), (p_i, p_o, p_f) = _parts(op, s, 4), weights.peepholes
+        i = f(clip(s_i + p_i * c))
+        c = (1 - i if coupled else f(clip(s_f + p_f * c))) * c + i * g(clip(new))
+        return f(clip(s_o + p_o * c)) * out(c), c
 
-            return step
+    def step(states: Tensors, elements: Tensors) -> tuple[Tensors, Tensors]:
+        s = elements[0] + op.MatMul(states[0], r)
+        h, c = (plain if weights.peepholes is None else looking)(s, states[1])
+        return [h, c], [h]
 
-        return weighted
-
-    defaults = ("Sigmoid", "Tanh", "Tanh")
-    return _layer(op, node, 2, [step_of(*fs) for fs in _activations(op, node, 3, defaults)])
+    return step, [x + (weights.w_bias + weights.r_bias)]
 
 
-_REMARK = f"for a fixed number of steps, at most {MOST_STEPS}"
-composed("RNN", rnn, versions=(14, 22), follow=_follow, remark=_REMARK)
-composed("GRU", gru, versions=(14, 22), follow=_follow, remark=_REMARK)
-composed("LSTM", lstm, versions=(14, 22), follow=_follow, remark=_REMARK)
+_REMARK = "a sequence of no step ends in states of 0, as in onnxruntime"
+for _name, _layer in {
+    "RNN": Layer(1, 1, ("Tanh",), _rnn),
+    "GRU": Layer(3, 1, ("Sigmoid", "Tanh"), _gru),
+    "LSTM": Layer(4, 2, ("Sigmoid", "Tanh", "Tanh"), _lstm),
+}.items():
+    composed(_name, functools.partial(_expression, _layer), versions=(14, 22), follow=_follow, remark=_REMARK)

@@ -6,18 +6,20 @@ found by resizing an identity matrix along one axis: whatever mode, coordinates 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad.errors import Refusal
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import Dim, dim_div, size_of
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules import samples
-from onnxgrad.rules.registry import linear
+from onnxgrad.rules.registry import vjp
+from onnxgrad.rules.sampling import cubic_weights
 
 _HALF_PIXEL = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel")
 #: Coordinates and roundings with which ``y[k i + j] = x[i]``, ``0 <= j < k``, for every integer scale k.
@@ -35,6 +37,8 @@ _SHARED = (
     "mode",
     "nearest_mode",
 )
+
+_PLAIN = {"mode": "linear", "exclude_outside": 0}
 
 
 class _Resize:
@@ -113,8 +117,18 @@ def _height(op: Builder, r: _Resize, axis: int) -> Tensor:
     return op.ReduceMax(op.cast(differ, ir.DataType.FLOAT), [0], keepdims=1) + 1.0
 
 
-def _matrix(op: Builder, r: _Resize, axis: int) -> Tensor:
-    """Return the matrix of one axis, shape ``(in, out)``.
+def _crop(op: Builder, r: _Resize, place: int, front: int, whole: bool) -> Tensor | None:
+    """Return the ends of the crop along one axis, behind `front` axes that are not cropped; None without a crop."""
+    if r.roi is None:
+        return None
+    start, end = (_picked(op, r.roi, [p]) for p in (place, place + len(r.axes)))
+    if whole:
+        start, end = (op.constant(np.array([i]), r.roi.dtype) for i in (0, 1))
+    return op.Concat(_after(op, [0.0] * front, start), _after(op, [1.0] * front, end), axis=0)
+
+
+def _matrix(op: Builder, r: _Resize, axis: int, whole: bool = False) -> Tensor:
+    """Return the matrix of one axis, shape ``(in, out)``; if `whole`, that of linear interpolation without a crop.
 
     The identity lies on axis 1 and the last one, where onnxruntime has kernels for all modes. In between are an axis of
     size 1, or the other axes if all together decide on the scale; the result does not vary along them.
@@ -126,12 +140,8 @@ def _matrix(op: Builder, r: _Resize, axis: int) -> Tensor:
     rows = op.eye(n, x.dtype) if isinstance(n, int) else _identity(op, n, x.dtype)
     rows = op.spread(op.reshape(rows, (1, n, *[1] * len(between), n)), (1, n, *between, n))
 
-    attrs: dict[str, Any] = {name: r.node.attr(name) for name in _SHARED}
-    roi = scales = sizes = None
-    if r.roi is not None:
-        front = len(others) if r.joint else 3
-        start, end = (_picked(op, r.roi, [p]) for p in (place, place + len(r.axes)))
-        roi = op.Concat(_after(op, [0.0] * front, start), _after(op, [1.0] * front, end), axis=0)
+    attrs: dict[str, Any] = {name: r.node.attr(name) for name in _SHARED} | (_PLAIN if whole else {})
+    roi, scales, sizes = _crop(op, r, place, len(others) if r.joint else 3, whole), None, None
     height: Dim = 1
     if r.joint:
         assert r.sizes is not None
@@ -178,16 +188,97 @@ def _along(op: Builder, matrix: Tensor, x: Tensor, axis: int) -> Tensor:
     return op.reshape(result, (*lead, matrix.shape[0], *behind))
 
 
-def _resize_back(op: Builder, node: Node, ct: Tensor) -> Tensor:
+def _back(op: Builder, r: _Resize, ct: Tensor, axes: Sequence[int]) -> Tensor:
     """``X̄ = Ȳ · (M_1ᵀ ⊗ M_2ᵀ ⊗ …)``; where elements were repeated, that is the sum over each run of equal ones."""
-    r = _Resize(node)
-    changed = r.changed()
-    repeated = {axis: k for axis in changed if (k := r.repeats(axis)) is not None}
-    ct = _sum_repeated(op, ct, {axis - node.x.rank: (node.x.shape[axis], k) for axis, k in repeated.items()})
-    for axis in changed:
+    x = r.node.x
+    repeated = {axis: k for axis in axes if (k := r.repeats(axis)) is not None}
+    ct = _sum_repeated(op, ct, {axis - x.rank: (x.shape[axis], k) for axis, k in repeated.items()})
+    for axis in axes:
         if axis not in repeated:
-            ct = _along(op, _matrix(op, r, axis), ct, axis - node.x.rank)
+            ct = _along(op, _matrix(op, r, axis), ct, axis - x.rank)
     return ct
 
 
-linear("Resize", _resize_back, versions=(18, 19), follow=samples.along(lambda node: _Resize(node).changed()))
+# --- the crop -------------------------------------------------------------------------------------
+
+
+def _slopes(op: Builder, r: _Resize, u: Tensor, length: Dim) -> Tensor:
+    """Return how the weights of all elements of an axis change with the coordinate u, shape ``(in, out)``.
+
+    Outside of the image the output is a constant.
+    """
+    last, first = op.cast(op.reshape(op.size(length), ()), u.dtype) - 1.0, op.Floor(u)
+    inside = op.cast(op.And(u >= 0, u <= last), u.dtype)
+    one = op.full(u.shape, 1, u.dtype)
+    weights = [(first, 1.0 - (u - first), -one), (first + 1.0, u - first, one)]
+    if r.node.attr("mode") == "cubic":
+        cubic = cubic_weights(u - first, r.node.attr("cubic_coeff_a"))
+        weights = [(first + float(k - 1), w, slope) for k, (w, slope) in enumerate(cubic)]
+        if r.node.attr("exclude_outside"):  # w / Σ w has the slope (w' - w Σ w' / Σ w) / Σ w
+            known = [op.cast(op.And(i >= 0, i <= last), u.dtype) for i, _, _ in weights]
+            total = op.Sum(*(w * k for (_, w, _), k in zip(weights, known, strict=True)))
+            drift = op.Sum(*(s * k for (_, _, s), k in zip(weights, known, strict=True))) / total
+            weights = [(i, w, k * (s - w * drift) / total) for (i, w, s), k in zip(weights, known, strict=True)]
+    place = op.unsqueeze(op.cast(op.range(length), u.dtype), [-1])
+    zero = op.constant(0, u.dtype)
+    parts = [op.cast(op.Equal(place, op.Clip(i, zero, last)), u.dtype) * (s * inside) for i, _, s in weights]
+    return op.Sum(*parts)
+
+
+def _ends_back(op: Builder, r: _Resize, ct: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Return the cotangents of where the crop starts and ends along an axis.
+
+    The coordinate of an output is ``u = start · (in - 1) + (end - start) · v``, with v what it would be without a crop:
+    linear interpolation of the coordinates themselves.
+    """
+    x, place = r.node.x, r.axes.index(axis)
+    assert r.roi is not None
+    start, end = (op.cast(op.Gather(r.roi, [place + i]), x.dtype) for i in (0, len(r.axes)))
+    coordinates = op.cast(op.range(x.shape[axis]), x.dtype)
+    v = op.MatMul(coordinates, _matrix(op, r, axis, whole=True))
+    reach = op.cast(op.size(x.shape[axis]), x.dtype) - 1.0
+    ct = _back(op, r, ct, [a for a in r.changed() if a != axis])
+    front = ct.rank - x.rank
+    ct = op.Transpose(ct, perm=[*range(front), *(front + a for a in _last(axis, x.rank))])
+    image = op.Transpose(x, perm=_last(axis, x.rank))
+    many, (n, m) = size_of(image.shape[:-1]), (x.shape[axis], ct.shape[-1])
+    ct = op.reshape(ct, (*ct.shape[:front], many, m))
+    meeting = op.MatMul(op.swap(ct), op.reshape(image, (many, n)))  # (…, out, in)
+    slopes = _slopes(op, r, start * reach + (end - start) * v, x.shape[axis])
+    by_u = op.sum(meeting * op.swap(slopes), [-1], keepdims=False)
+    return op.sum(by_u * (reach - v), [-1]), op.sum(by_u * v, [-1])
+
+
+def _last(axis: int, rank: int) -> list[int]:
+    return [*(a for a in range(rank) if a != axis), axis]
+
+
+@vjp("Resize", versions=(18, 19), wrt=(0, 1, 2), follow=samples.along_data(lambda node: _Resize(node).changed()))
+def resize(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor] | None]:
+    """The adjoint of the interpolation; and the derivative by a crop, which moves the points that are interpolated."""
+    r, given = _Resize(node), [node.input(i) for i in (1, 2)]
+    nearest, seeds = node.attr("mode") == "nearest", ct.shape[: ct.rank - node.y.rank]
+
+    def by_roi() -> Tensor:
+        assert given[0] is not None
+        if r.roi is None or nearest:  # used for nothing, or rounded
+            return op.zeros_like(given[0])
+        if node.attr("antialias"):
+            raise Refusal("a crop that is smoothed by `antialias` has no derivative by its ends here", _REMEDY)
+        starts, ends = zip(*(_ends_back(op, r, ct, axis) for axis in r.axes), strict=True)
+        return op.reshape(op.Concat(*starts, *ends, axis=-1), (*seeds, *given[0].shape))
+
+    def by_scales() -> Tensor:
+        assert given[1] is not None
+        if nearest or r.scales is None:
+            return op.zeros_like(given[1])
+        raise Refusal(
+            "the size of its output is the scale times the size of its input, rounded down: it jumps just where the "
+            "product is a whole number, as with every scale of 1, so there is no derivative by the scales",
+            "compute `sizes` instead, or take what the scales are computed from out of `wrt`",
+        )
+
+    return lambda: _back(op, r, ct, r.changed()), by_roi, by_scales
+
+
+_REMEDY = "set `antialias` to 0, or take what the crop is computed from out of `wrt`"

@@ -3,20 +3,66 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.errors import Refusal
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.dims import Dim, size_of
+from onnxgrad.graph.dims import Dim, dim_floordiv, size_of
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules import samples
 from onnxgrad.rules.registry import composed, linear
 
 #: Along one axis, an index (whole numbers, in the type of the image) and its weight (None: 1).
-_Tap = tuple[Tensor, Tensor | None]
+Tap = tuple[Tensor, Tensor | None]
+
+
+def linear_taps(op: Builder, u: Tensor) -> list[Tap]:
+    """Return the two pixels along one axis that a coordinate lies between; they may lie outside of the image."""
+    first = op.Floor(u)
+    return [(first, 1.0 - (u - first)), (first + 1.0, u - first)]
+
+
+def zero_outside(op: Builder, tap: Tap, last: Tensor) -> Tap:
+    """Return a pixel in the image, with a weight of zero if it was none; `last` is the index of the last one."""
+    index, weight = tap
+    inside = op.cast(op.And(index >= 0, index <= last), index.dtype)
+    return op.Clip(index, 0, op.reshape(last, ())), inside if weight is None else weight * inside
+
+
+def corners(
+    op: Builder, along: Sequence[Sequence[Tap]], space: Sequence[Dim]
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield the row-major position, and the weight, of each combination of one pixel along each axis."""
+    for taps in itertools.product(*along):
+        place: Tensor | None = None
+        weight: Tensor | None = None
+        for (index, w), length in zip(taps, space, strict=True):
+            index = op.cast(index, ir.DataType.INT64)
+            place = index if place is None else place * op.size(length) + index
+            if w is not None:
+                weight = w if weight is None else weight * w
+        assert place is not None
+        yield place, weight
+
+
+def rows_of(op: Builder, x: Tensor, sets: int = 1) -> Tensor:
+    """Return images ``(N, C, *space)`` as one row of channels for each pixel, ``(N * sets * pixels, C / sets)``.
+
+    With several sets of channels, those of one set make the rows of one image.
+    """
+    depth, area = dim_floordiv(x.shape[1], sets), size_of(x.shape[2:])
+    image = op.swap(op.reshape(x, (x.shape[0], sets, depth, area)))
+    return op.reshape(image, (op.product(x.shape[0], sets, area), depth))
+
+
+def pixels(op: Builder, rows: Tensor, place: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the rows at given positions, shape ``(*place, channels)``, times their weights."""
+    found = op.Gather(rows, place)
+    return found if weight is None else found * op.unsqueeze(weight, [-1])
 
 
 def _reflected(op: Builder, u: Tensor, low: float, high: Tensor) -> Tensor:
@@ -28,21 +74,23 @@ def _reflected(op: Builder, u: Tensor, low: float, high: Tensor) -> Tensor:
     return width - op.Abs(t - width) + low
 
 
-def _cubic_weights(f: Tensor) -> list[Tensor]:
-    """Weights of the pixels at -1, 0, 1 and 2 for a point at ``0 <= f < 1`` (Keys 1981, with a = -3/4)."""
-    a = -0.75
+def cubic_weights(f: Tensor, a: float = -0.75) -> list[tuple[Tensor, Tensor]]:
+    """Weights of the pixels at -1, 0, 1 and 2 for a point at ``0 <= f < 1``, each with its derivative (Keys 1981)."""
 
-    def near(t: Tensor) -> Tensor:
-        return ((a + 2) * t - (a + 3)) * t * t + 1.0
+    def near(t: Tensor) -> tuple[Tensor, Tensor]:
+        return ((a + 2) * t - (a + 3)) * t * t + 1.0, ((3 * a + 6) * t - (2 * a + 6)) * t
 
-    def far(t: Tensor) -> Tensor:
-        return ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+    def far(t: Tensor) -> tuple[Tensor, Tensor]:
+        return ((a * t - 5 * a) * t + 8 * a) * t - 4 * a, (3 * a * t - 10 * a) * t + 8 * a
+
+    def mirrored(weight: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        return weight, -slope
 
     g = 1.0 - f
-    return [far(f + 1.0), near(f), near(g), far(g + 1.0)]
+    return [far(f + 1.0), near(f), mirrored(*near(g)), mirrored(*far(g + 1.0))]
 
 
-def _taps(op: Builder, node: Node, at: Tensor, length: Dim) -> list[_Tap]:
+def _taps(op: Builder, node: Node, at: Tensor, length: Dim) -> list[Tap]:
     """Return the pixels along one axis that a coordinate in ``[-1, 1]`` is interpolated from."""
     mode, padding, aligned = node.attr("mode"), node.attr("padding_mode", "zeros"), node.attr("align_corners", 0)
     size = op.cast(op.size(length), at.dtype)
@@ -55,23 +103,19 @@ def _taps(op: Builder, node: Node, at: Tensor, length: Dim) -> list[_Tap]:
         u = op.Clip(u, zero, op.reshape(last, ()))
     elif not cubic and padding == "reflection":
         u = _reflected(op, u, low, high)
-    first = op.Round(u) if mode == "nearest" else op.Floor(u)
-    taps: list[_Tap]
+    taps: list[Tap]
     if mode == "nearest":
-        taps = [(first, None)]
+        taps = [(op.Round(u), None)]
     elif cubic:
-        taps = [(first + float(k - 1), w) for k, w in enumerate(_cubic_weights(u - first))]
+        first = op.Floor(u)
+        taps = [(first + float(k - 1), w) for k, (w, _) in enumerate(cubic_weights(u - first))]
     else:
-        taps = [(first, 1.0 - (u - first)), (first + 1.0, u - first)]
-    result: list[_Tap] = []
-    for index, weight in taps:
-        if padding == "zeros":
-            inside = op.cast(op.And(index >= 0, index <= last), at.dtype)
-            weight = inside if weight is None else weight * inside
-        elif padding == "reflection":
-            index = _reflected(op, index, low, high)
-        result.append((op.Clip(index, zero, op.reshape(last, ())), weight))
-    return result
+        taps = linear_taps(op, u)
+    if padding == "zeros":
+        return [zero_outside(op, tap, last) for tap in taps]
+    if padding == "reflection":
+        taps = [(_reflected(op, index, low, high), weight) for index, weight in taps]
+    return [(op.Clip(index, zero, op.reshape(last, ())), weight) for index, weight in taps]
 
 
 def grid_sample(op: Builder, node: Node) -> Tensor:
@@ -91,23 +135,14 @@ def grid_sample(op: Builder, node: Node) -> Tensor:
         for j, length in enumerate(space)
     ]
     count = size_of(space)
-    rows = op.reshape(op.Transpose(x, perm=[0, *range(2, x.rank), 1]), (op.product(batch, count), channels))
+    rows = rows_of(op, x)
     zero, one = (op.constant(np.int64(i)) for i in (0, 1))
     start = op.unsqueeze(op.Range(zero, op.reshape(op.size(batch), ()), one, shape=(batch,)), [-1]) * op.size(count)
 
     total: Tensor | None = None
-    for taps in itertools.product(*along):
-        place: Tensor | None = None
-        weight: Tensor | None = None
-        for (index, w), length in zip(taps, space, strict=True):
-            index = op.cast(index, ir.DataType.INT64)
-            place = index if place is None else place * op.size(length) + index
-            if w is not None:
-                weight = w if weight is None else weight * w
-        assert place is not None
-        pixels = op.Gather(rows, place + start)
-        pixels = pixels if weight is None else pixels * op.unsqueeze(weight, [-1])
-        total = pixels if total is None else total + pixels
+    for place, weight in corners(op, along, space):
+        part = pixels(op, rows, place + start, weight)
+        total = part if total is None else total + part
     assert total is not None
     result = op.reshape(total, (batch, *points, channels))
     return op.Transpose(result, perm=[0, result.rank - 1, *range(1, result.rank - 1)])

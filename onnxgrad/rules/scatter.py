@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph.builder import Builder
@@ -85,3 +86,14 @@ def pad(
     for axis, first, last in zip(axes, before, behind, strict=True):
         amounts[axis % x.rank], amounts[axis % x.rank + x.rank] = first, last
     return op.Pad(x, joined(op, amounts), shape=shape)
+
+
+def counting(op: Builder, n: Tensor | Dim) -> Tensor:
+    """Return ``0, 1, …, n - 1`` as an int64 vector; n may be a tensor with one element, unknown before run time."""
+    if not isinstance(n, Tensor):
+        return op.range(n)
+    limit = op.cast(op.reshape(n, ()), ir.DataType.INT64)
+    if limit.content is not None:
+        return op.range(limit.content[0])
+    zero, one = (op.constant(np.int64(i)) for i in (0, 1))
+    return op.Range(zero, limit, one, shape=(op.fresh_dim(),))

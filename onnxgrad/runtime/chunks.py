@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.errors import MemoryBoundError, RunError
-from onnxgrad.graph.builder import Builder
+from onnxgrad.graph.builder import Builder, drawing_node
 from onnxgrad.runtime.memory import Footprint, in_bytes
 from onnxgrad.runtime.rows import Split, find_split
 
@@ -42,6 +42,7 @@ class Plan:
     Attributes:
         rows: how it can be split along the samples, if it can.
         footprint: the memory of a run.
+        draws: whether it draws random numbers. Then it is run once, or not at all: each part would draw its own.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class Plan:
         max_bytes: int,
         seeds: Split | None = None,
     ) -> None:
-        self.rows = find_split(op, inputs, outputs)
+        self.draws = drawing_node(op.model.graph) is not None
+        self.rows = None if self.draws else find_split(op, inputs, outputs)
         self.footprint = Footprint(op, inputs, outputs)
-        self.seeds = seeds
+        self.seeds = None if self.draws else seeds
         self._max_bytes = max_bytes
         self._row_size = None if self.rows is None else self.rows.size
         self._cached: dict[tuple[int, ...], int] = {}

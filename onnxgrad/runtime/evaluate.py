@@ -2,6 +2,8 @@
 
 onnxruntime is fast, and lacks kernels (for float64, for some types and new operators); ONNX's own reference evaluator
 has nearly all operators in all types, and is slow. `Evaluator` takes the first of the two that runs the model.
+A model that draws random numbers is a function only if it draws the same ones each time it is run: given a seed, the
+reference does, and onnxruntime goes on to the next ones. So such a model is run by the reference alone.
 """
 
 from __future__ import annotations
@@ -61,6 +63,8 @@ class Evaluator:
         self._threads = threads
         order = [(ORT, self._onnxruntime), (REFERENCE, self._reference)]
         self._pending = (order if prefer == "onnxruntime" else order[::-1])[: 1 if only else 2]
+        if _draws(self._proto.graph):
+            self._pending = order[1:]
         self._run: _Run | None = None
 
     def __call__(self, feeds: Mapping[str, Any]) -> Arrays:
@@ -69,6 +73,8 @@ class Evaluator:
         Raises:
             RunError: with the words of each runtime that was tried.
         """
+        # arithmetic on arrays without axes gives numbers, which onnxruntime does not take
+        feeds = {name: np.asarray(x) if isinstance(x, np.generic) else x for name, x in feeds.items()}
         if self._run is not None:
             return self._results(self._run, feeds)
         said = []
@@ -121,6 +127,24 @@ class Evaluator:
                 raise RunError(f"{REFERENCE}: {_one_line(error)}") from error
 
         return run
+
+
+_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+
+
+def _draws(graph: onnx.GraphProto) -> bool:
+    """Whether a graph draws random numbers, as far as its nodes tell, without those in bodies and functions."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            constants[node.output[0]] = node.attribute[0].t
+    for node in graph.node:
+        if node.domain == "" and node.op_type in _RANDOM:
+            return True
+        for mode in node.input[2:3] if node.op_type == "Dropout" else ():
+            if mode and (mode not in constants or onnx.numpy_helper.to_array(constants[mode]).any()):
+                return True
+    return False
 
 
 class _quiet:  # noqa: N801 - reads as a word in a `with` statement

@@ -38,6 +38,7 @@ def load(
     session_options: SessionOptions | None = None,
     threads: int | None = None,
     max_bytes: int = MAX_BYTES,
+    straight_through: bool = False,
 ) -> Function:
     """Return a model as a function, which also gives its derivatives.
 
@@ -57,6 +58,7 @@ def load(
         threads: number of threads within an operator. None: one per core.
         max_bytes: bound of the result of one call, and of the working memory of one run. Long data are run some rows
             at a time and wide Jacobians some rows or columns at a time, where that is needed to stay within it.
+        straight_through: whether gradients pass straight through the roundings of quantized operators.
 
     Raises:
         ModelReadError: if there is no model to be read.
@@ -66,7 +68,7 @@ def load(
     settings.check()
     if max_bytes < 1:
         raise ValueError(f"max_bytes={max_bytes} is no number of bytes")
-    return Function(find(source, sample), settings, int(max_bytes))
+    return Function(find(source, sample, straight_through), settings, int(max_bytes), straight_through)
 
 
 class Function:
@@ -94,10 +96,11 @@ class Function:
         outputs: what the model returns.
     """
 
-    def __init__(self, origin: Origin, settings: Settings, max_bytes: int) -> None:
+    def __init__(self, origin: Origin, settings: Settings, max_bytes: int, straight_through: bool = False) -> None:
         self._origin = origin
         self._settings = settings
         self._max_bytes = max_bytes
+        self._straight_through = straight_through
         self._set_up()
 
     def _set_up(self) -> None:
@@ -108,11 +111,11 @@ class Function:
         self._programs: dict[Any, Program] = {}
         self._lock = threading.RLock()
 
-    def __getstate__(self) -> tuple[Origin, Settings, int]:
-        return self._origin, self._settings, self._max_bytes
+    def __getstate__(self) -> tuple[Origin, Settings, int, bool]:
+        return self._origin, self._settings, self._max_bytes, self._straight_through
 
-    def __setstate__(self, state: tuple[Origin, Settings, int]) -> None:
-        self._origin, self._settings, self._max_bytes = state
+    def __setstate__(self, state: tuple[Origin, Settings, int, bool]) -> None:
+        self._origin, self._settings, self._max_bytes, self._straight_through = state
         self._set_up()
 
     def __repr__(self) -> str:
@@ -334,7 +337,7 @@ class Function:
             raise ModelWriteError(
                 f"{os.fspath(path)!r} holds weights that this function goes on using; give another path"
             )
-        augmentation = Augmentation(self._origin.model)
+        augmentation = Augmentation(self._origin.model, self._straight_through)
         for kind, requests in asked.items():
             for options in _each(requests):
                 add = getattr(augmentation, kind)
@@ -373,7 +376,10 @@ class Function:
                 raise ValueError(f"mode={mode!r} is neither 'auto', 'reverse' nor 'forward'")
             if isinstance(index, list):
                 index = tuple(index)
-            program = self._make(Request(kind, _names(of), _names(wrt), index, batched, mode, values=values))
+            straight = self._straight_through
+            program = self._make(
+                Request(kind, _names(of), _names(wrt), index, batched, mode, values=values, straight_through=straight)
+            )
             with contextlib.suppress(TypeError):
                 self._programs[key] = program
         return program

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import onnx_ir as ir
 
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.flow import captured_values
 from onnxgrad.graph.dims import Dim, Shape, broadcast_of, division_of, terms_of
+from onnxgrad.graph.flow import captured_values
 from onnxgrad.graph.sizes import POINTWISE
 
 #: Stands for a size that nothing is known of.

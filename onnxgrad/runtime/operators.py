@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from onnx.reference.op_run import OpRun
 
+from onnxgrad.runtime.loops import Loop, Scan
+
 Array = np.ndarray[Any, Any]
 
 
@@ -317,4 +319,54 @@ class GatherElements(OpRun):
         return (np.take_along_axis(part, np.where(indices < 0, indices + x.shape[axis], indices), axis),)
 
 
-OPERATORS: tuple[type[OpRun], ...] = (Erf, Gelu, Conv, ConvTranspose, AveragePool, LpPool, MaxPool, Pad, GatherElements)
+class Dropout(OpRun):
+    """The reference does not know a ratio that is left out where there is a training mode."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: Array, ratio: Array | None = None, training: Array | None = None, seed: int | None = None
+    ) -> tuple[Array, ...]:
+        share = 0.5 if ratio is None else float(ratio)
+        mask: Array = np.ones(x.shape, bool)
+        if training is not None and training and share:
+            mask = np.asarray(np.random.RandomState(seed).uniform(0, 1, x.shape)) >= share
+            x = (x * mask / (1 - share)).astype(x.dtype)
+        return (x, mask)[: len(self.onnx_node.output)]
+
+
+class Adam(OpRun):
+    """The reference gives float32 whatever the inputs are, if it updates more than one tensor."""
+
+    op_domain = "ai.onnx.preview.training"
+
+    def _run(
+        self,
+        rate: Array,
+        count: Array,
+        *inputs: Array,
+        alpha: float | None = None,
+        beta: float | None = None,
+        epsilon: float | None = None,
+        norm_coefficient: float | None = None,
+        norm_coefficient_post: float | None = None,
+    ) -> tuple[Array, ...]:
+        a, b, tiny, before, behind = (
+            float(value or 0) for value in (alpha, beta, epsilon, norm_coefficient, norm_coefficient_post)
+        )
+        n = len(inputs) // 4
+        bias = np.sqrt(1 - b**count) / (1 - a**count) if count > 0 else 1.0
+        new: list[list[Array]] = [[], [], []]
+        for x, g, v, h in zip(*(inputs[i * n : (i + 1) * n] for i in range(4)), strict=True):
+            slope = before * x + g
+            v, h = a * v + (1 - a) * slope, b * h + (1 - b) * slope * slope
+            moved = (1 - behind) * (x - rate * bias * v / (np.sqrt(h) + tiny))
+            for kind, value in zip(new, (moved, v, h), strict=True):
+                kind.append(np.asarray(value, x.dtype))
+        return tuple(value for kind in new for value in kind)
+
+
+OPERATORS: tuple[type[OpRun], ...] = (
+    *(Erf, Gelu, Conv, ConvTranspose, AveragePool, LpPool, MaxPool, Pad, GatherElements, Dropout, Adam),
+    *(Loop, Scan),
+)

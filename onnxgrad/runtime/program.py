@@ -53,7 +53,7 @@ class Program:
         other: Callable[[Request], Program],
         plain: Callable[[], Plain],
     ) -> None:
-        augmentation = Augmentation(origin.model)
+        augmentation = Augmentation(origin.model, request.straight_through)
         tensors = [*augmentation.of(request.of), *augmentation.wrt(request.wrt)]
         request.add_to(augmentation)
         model = augmentation.finish(request.values)
@@ -166,7 +166,7 @@ class Program:
                 return run_without_rows(self.run_at_once, feeds, plan.rows, self.outputs)
             return self.run_at_once(feeds)
         plan.check_results(sizes, f"the {SPOKEN[self.request.kind]}")
-        if fit == 0 and self.request.kind == "jacobian":
+        if fit == 0 and self.request.kind == "jacobian" and not plan.draws:
             derived = jacobians_by_seeds(self, feeds, sizes)
             return [*(self.plain().run(feeds) if self.request.values else ()), *derived]
         splits: list[Parts] = []
@@ -198,11 +198,11 @@ class Program:
     def too_large(self, least: Mapping[str, int]) -> MemoryBoundError:
         """Return the error for work of which the least part, with the given sizes, exceeds the bound."""
         needed = self.plan.footprint.working({**least, SEEDS: 1} if SEEDS in least else least)
-        whole = (
-            ""
-            if self.plan.rows is not None
-            else ", and it is not proven that its samples could be run one after another"
-        )
+        whole = ", and it is not proven that its samples could be run one after another"
+        if self.plan.draws:
+            whole = ", since parts of it would each draw other random numbers"
+        elif self.plan.rows is not None:
+            whole = ""
         return MemoryBoundError(
             f"the {SPOKEN[self.request.kind]} needs about {in_bytes(needed)} of working memory at once{whole}; "
             f"max_bytes is {in_bytes(self.max_bytes)}: pass a larger one to onnxgrad.load, or feed less"

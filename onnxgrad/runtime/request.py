@@ -33,6 +33,7 @@ class Request:
         mode: which way.
         seeds: whether directions have an axis of seeds in front.
         values: whether the model's own outputs are returned too.
+        straight_through: whether gradients pass straight through the roundings of quantized operators.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Request:
     mode: Mode = "auto"
     seeds: bool = False
     values: bool = False
+    straight_through: bool = False
 
     def add_to(self, augmentation: Augmentation) -> None:
         """Add the derivative to a model."""

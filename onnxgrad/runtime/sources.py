@@ -14,9 +14,11 @@ import onnx
 import onnx_ir as ir
 
 from onnxgrad.errors import ModelReadError
+from onnxgrad.lowering import has_gradients
 from onnxgrad.model.read import read
 from onnxgrad.model.tensors import tensors_of
 from onnxgrad.model.write import to_proto
+from onnxgrad.transforms import lower_gradients
 
 #: Files up to this size are read once, when they are loaded, so that it does not matter what becomes of them later.
 SNAPSHOT_BYTES = 256 * 2**20
@@ -66,12 +68,20 @@ class Origin:
         return _origin, (file, self.columns)
 
 
-def find(source: Any, sample: Any = None) -> Origin:
-    """Return the model that `source` is, holds or points to.
+def find(source: Any, sample: Any = None, straight_through: bool = False) -> Origin:
+    """Return the model that `source` is, holds or points to; the standard's `Gradient` nodes, which onnxruntime does
+    not have, are replaced.
 
     Raises:
         ModelReadError: if there is none.
     """
+    origin = _find(source, sample)
+    if not has_gradients(origin.model):
+        return origin
+    return Origin(read(lower_gradients(origin.model, straight_through=straight_through)), None, origin.columns)
+
+
+def _find(source: Any, sample: Any) -> Origin:
     for applies, convert in _IMPORTERS:
         if applies(source):
             imported = convert(source, sample)

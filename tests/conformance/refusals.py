@@ -5,42 +5,12 @@ from __future__ import annotations
 import re
 
 #: Operators without a rule.
-WITHOUT_RULE = {
-    "Attention",
-    "Bernoulli",
-    "CausalConvWithState",
-    "DFT",
-    "DeformConv",
-    "DequantizeLinear",
-    "Det",
-    "DynamicQuantizeLinear",
-    "If",
-    "LinearAttention",
-    "Loop",
-    "MelWeightMatrix",
-    "NegativeLogLikelihoodLoss",
-    "OptionalGetElement",
-    "RoiAlign",
-    "RotaryEmbedding",
-    "STFT",
-    "Scan",
-    "SoftmaxCrossEntropyLoss",
-    "SwiGLU",
-    "ai.onnx.preview.training::Adagrad",
-    "ai.onnx.preview.training::Adam",
-    "ai.onnx.preview.training::Momentum",
-    "ai.onnx.preview::FlexAttention",
-}
+WITHOUT_RULE: set[str] = set()
 
 #: Operators with a rule that refuses some of their cases: the reason, as a pattern.
 REASONS = {
-    "Col2Im": r"the size of its blocks is not known before run time",
-    "Dropout": r"it is in training mode: its output is random|no derivative with respect to input 1",
-    "GRU": r"its number of steps is not fixed",
-    "LSTM": r"its number of steps is not fixed",
-    "RNN": r"its number of steps is not fixed",
-    "Resize": r"no derivative with respect to input [12]",
-    "Scan": r"cannot be brought from an older opset",
+    "Dropout": r"in training mode its output jumps as the ratio changes",
+    "Resize": r"it jumps just where the product is a whole number",
 }
 
 _OBSTACLE = re.compile(r"- ([\w:.]+)(?: \(version \d+\))?, node .*?: (.*)")

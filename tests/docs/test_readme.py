@@ -61,7 +61,7 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savetxt("X.csv", np.ones((2, 3)), delimiter=",", header="a,b,c", comments="")
     lines = re.findall(r"^\| `onnxgrad (.+?)` \|", README, re.MULTILINE)
     lines += re.findall(r"^    onnxgrad (.+)$", README, re.MULTILINE)
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         words = [{"MODEL": "model.onnx", "OUT": "out.onnx"}.get(word, word) for word in line.split()]
         result = CliRunner().invoke(app, words, catch_exceptions=False)

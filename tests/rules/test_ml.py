@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxgrad
+from onnxgrad.rules import REGISTRY
 from tests.expressions import check_expression
 from tests.harness import Case, Runner, make_model
 
@@ -245,6 +247,97 @@ SINGLE = {"coefficients": w[:3], "intercepts": [0.5]}
 def test_refusal(case: Case, match: str) -> None:
     with pytest.raises(onnxgrad.NotDifferentiableError, match=match):
         onnxgrad.vjp(make_model(case, np.float32), of=f"y{case.outputs - 1}", wrt="x0")
+
+
+DOUBLE = ("Scaler", "Normalizer", "ArrayFeatureExtractor", "FeatureVectorizer", "LinearClassifier", "SVMClassifier")
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.op in DOUBLE], ids=lambda case: case.name)
+def test_inputs_in_double(case: Case) -> None:
+    """The kernels that take float64 compute in float32 all the same; the derivative is float64 as its input is."""
+    of, results = f"y{case.outputs - 1}", []
+    for dtype in (np.float32, np.float64):
+        model = onnxgrad.vjp(make_model(case, dtype), of, "x0", keep_outputs=of)
+        session = Runner(model, only_runtime=True)
+        feeds = {f"x{i}": a.astype(dtype) for i, a in enumerate(case.inputs) if a is not None and a.dtype == np.float64}
+        (seed,) = [v for v in model.graph.input if v.name == f"adj_{of}"]
+        shape = [d.dim_value for d in seed.type.tensor_type.shape.dim]
+        ct = np.cos(np.arange(np.prod(shape))).reshape(shape)
+        kind = np.float64 if seed.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE else np.float32
+        results.append(session({**feeds, f"adj_{of}": ct.astype(kind)}))
+    np.testing.assert_allclose(results[1][of], results[0][of], atol=1e-6)
+    assert results[1]["adj_x0"].dtype == np.float64
+    np.testing.assert_allclose(results[1]["adj_x0"], results[0]["adj_x0"], atol=1e-5)
+
+
+def test_linear_scores_of_many_classes_sum_as_they_should() -> None:
+    """Probabilities sum to 1, so the rows of their Jacobian sum to 0."""
+    attrs = {"coefficients": w, "intercepts": [0.5, 0.25, -0.3], "classlabels_ints": [4, 5, 7]}
+    _, jacobian = points("LinearClassifier", x, outputs=2, post_transform="SOFTMAX", **attrs)
+    np.testing.assert_allclose(jacobian["y1"].sum(axis=-3), 0, atol=1e-6)
+
+
+TREE = {
+    "nodes_treeids": [0, 0, 0],
+    "nodes_nodeids": [0, 1, 2],
+    "nodes_featureids": [0, 0, 0],
+    "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF"],
+    "nodes_truenodeids": [1, 0, 0],
+    "nodes_falsenodeids": [2, 0, 0],
+}
+TREES = [
+    ml("TreeEnsembleRegressor", [x], **TREE, nodes_values=[0.5, 0.0, 0.0], target_treeids=[0, 0],
+       target_nodeids=[1, 2], target_ids=[0, 0], target_weights=[1.0, 2.0], n_targets=1),
+    ml("TreeEnsembleClassifier", [x], **TREE, nodes_values=[0.5, 0.0, 0.0], class_treeids=[0, 0], class_nodeids=[1, 2],
+       class_ids=[0, 1], class_weights=[1.0, 2.0], classlabels_int64s=[0, 1], post_transform="LOGISTIC", outputs=2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("case", TREES, ids=lambda case: case.op)
+def test_trees_in_every_version(case: Case, version: int) -> None:
+    """A tree is constant between its thresholds, also behind a smooth post-transform; and that is said."""
+    model = make_model(case, np.float32)
+    model.opset_import[1].version = version
+    with pytest.warns(onnxgrad.DisconnectedWarning, match="constant between its thresholds"):
+        jacobian = onnxgrad.jacobian(model, of=f"y{case.outputs - 1}", wrt="x0")
+    found = Runner(jacobian, only_runtime=True)({"x0": x.astype(np.float32)})
+    assert not found[f"jac_y{case.outputs - 1}_x0"].any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tree_of_version_5(dtype: type) -> None:
+    """The operator that took the place of both, in the type of its input."""
+    tree = {
+        "tree_roots": [0],
+        "n_targets": 1,
+        "nodes_splits": onnx.numpy_helper.from_array(np.array([0.5], dtype)),
+        "nodes_featureids": [0],
+        "nodes_modes": onnx.numpy_helper.from_array(np.zeros(1, np.uint8)),
+        "nodes_truenodeids": [0],
+        "nodes_falsenodeids": [1],
+        "nodes_trueleafs": [1],
+        "nodes_falseleafs": [1],
+        "leaf_targetids": [0, 0],
+        "leaf_weights": onnx.numpy_helper.from_array(np.array([1.0, 2.0], dtype)),
+    }
+    model = make_model(ml("TreeEnsemble", [x], **tree), dtype)
+    model.opset_import[1].version = 5
+    with pytest.warns(onnxgrad.DisconnectedWarning, match="constant between its thresholds"):
+        jacobian = onnxgrad.jacobian(model, of="y0", wrt="x0")
+    found = Runner(jacobian, only_runtime=True)({"x0": x.astype(dtype)})
+    np.testing.assert_array_equal(found["y0"], np.where(x[:, :1] <= 0.5, 1, 2))
+    assert found["jac_y0_x0"].dtype == dtype
+    assert not found["jac_y0_x0"].any()
+
+
+def test_every_version_was_reviewed() -> None:
+    """Rules name all versions of an operator; one that nobody read is refused."""
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain == "ai.onnx.ml":
+            rule = REGISTRY.get(f"ai.onnx.ml::{schema.name}")
+            assert rule is not None, schema.name
+            assert schema.since_version in rule.versions or schema.deprecated, schema.name
 
 
 def test_unknown_number_of_features() -> None:

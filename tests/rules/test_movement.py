@@ -175,6 +175,14 @@ BLOCKS = [
     Case("Col2Im", [a(1, 2, 4), ints([5]), ints([2])], label="one-axis"),
     Case("Col2Im", [a(1, 8, 2), ints(2, 2, 3), ints(2, 2, 2)], label="three-axes"),
     Case("Col2Im", [a(1, 4, 4), ints(3, 3), ints(2, 2)], fed=[1], label="fed"),
+    Case("Col2Im", [a(2, 6, 9), ints(3, 4), ints(2, 3)], {"pads": [1, 0, 0, 1]}, fed=[2], label="fed-block"),
+    Case(
+        "Col2Im",
+        [a(1, 4, 4), ints(5, 6), ints(2, 2)],
+        {"strides": [2, 3], "dilations": [2, 1]},
+        fed=[1, 2],
+        label="fed-both",
+    ),
 ]
 
 RANGE = [
@@ -289,12 +297,6 @@ def test_split_with_an_output_that_has_no_name_is_refused() -> None:
     model.graph.node[0].output[1] = ""
     with pytest.raises(onnxgrad.NotDifferentiableError, match="no name"):
         onnxgrad.vjp(model)
-
-
-def test_col2im_with_unknown_blocks_is_refused() -> None:
-    case = Case("Col2Im", [a(1, 4, 4), ints(3, 3), ints(2, 2)], fed=[2])
-    with pytest.raises(onnxgrad.NotDifferentiableError, match="size of its blocks"):
-        onnxgrad.vjp(make_model(case))
 
 
 def test_the_limit_of_a_range_moves_nothing() -> None:

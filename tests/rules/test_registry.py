@@ -36,8 +36,9 @@ def emitted(tree: ast.AST) -> Iterator[str]:
         owner, name = call.func.value, call.func.attr
         if isinstance(owner, ast.Name) and owner.id in ("op", "self") and name[0].isupper():
             yield name
-        if name in ("emit", "emit_flow", "_append", "_emit_shared") and isinstance(call.args[0], ast.Constant):
-            yield str(call.args[0].value)
+        first = call.args[0] if call.args else None
+        if name in ("emit", "emit_flow", "_append", "_emit_shared") and isinstance(first, ast.Constant):
+            yield from [first.value] if isinstance(first.value, str) else []
 
 
 EMITTED = sorted({name for path in SOURCES for name in emitted(ast.parse(path.read_text(encoding="utf-8")))})

@@ -96,7 +96,6 @@ CASES = [
             mode=mode,
             axes=[2, 3],
             keep_aspect_ratio_policy=policy,
-            differences=1e-6 if mode == "cubic" else 1e-8,  # the reference computes the weights of "cubic" in float32
         )
         for policy in ("not_larger", "not_smaller")
         for mode in ("nearest", "linear", "cubic")
@@ -152,6 +151,30 @@ CASES = [
 ]
 
 
+def cropped(label: str, ends: list[float], sizes: list[int], **attrs: Any) -> Case:
+    """A crop that is differentiated by, along the last two axes."""
+    attrs = {"axes": [2, 3], "coordinate_transformation_mode": "tf_crop_and_resize", **attrs}
+    inputs = [a(1, 2, 4, 5), np.array(ends), None, np.array(sizes)]
+    options = {name: attrs.pop(name) for name in ("float32", "smooth") if name in attrs}
+    return Case("Resize", inputs, attrs, label=f"ends-{label}", **options)
+
+
+#: Ends of crops inside and outside of the image; no point lies on an element.
+INSIDE, OUTSIDE = [0.11, 0.23, 0.82, 0.91], [-0.21, 0.13, 0.72, 1.31]
+CROPS = [
+    *(cropped(mode, INSIDE, [6, 3], mode=mode) for mode in ("linear", "cubic")),
+    *(cropped(f"outside-{mode}", OUTSIDE, [6, 3], mode=mode, extrapolation_value=7.0) for mode in ("linear", "cubic")),
+    cropped("order", INSIDE, [6, 3], mode="linear", axes=[3, 2]),
+    cropped("one-element", INSIDE, [1, 3], mode="linear"),
+    cropped("coefficient", INSIDE, [3, 7], mode="cubic", cubic_coeff_a=-0.5),
+    cropped("exclude-outside", INSIDE, [6, 7], mode="cubic", exclude_outside=1),
+    cropped("backwards", INSIDE[::-1], [6, 3], mode="linear"),
+    cropped("same-size", INSIDE, [6, 5], mode="linear", float32=None),  # see "crop-same-size"
+    cropped("ratio", INSIDE, [7, 8], mode="linear", keep_aspect_ratio_policy="not_larger", float32=None),
+]
+CASES += CROPS
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_rule(case: Case) -> None:
     check_rule(case)
@@ -161,7 +184,11 @@ def test_rule(case: Case) -> None:
 NO_KERNEL = ("rank-1", "rank-3-cubic")
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.label not in NO_KERNEL], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [c for c in CASES if c.label not in NO_KERNEL and not c.label.startswith("ends-")],
+    ids=lambda case: case.name,
+)
 @pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
 def test_adjoint_in_onnxruntime(case: Case, dynamic: bool) -> None:
     """``⟨ct, R x⟩ = ⟨Rᵀ ct, x⟩`` for the R that onnxruntime computes, which at times is not that of the reference."""
@@ -219,10 +246,34 @@ def test_fed(label: str, size: list[Any]) -> None:
     change = plain({"x": x + direction, **fed})["y"] - plain({"x": x - direction, **fed})["y"]  # exact for a square
     back = Runner(onnxgrad.vjp(model, wrt="x"), only_runtime=True)({"x": x, **fed, "adj_y": ct})["adj_x"]
     assert np.sum(ct * change) / 2 == pytest.approx(np.sum(back * direction), abs=1e-4)
-    for name in fed:
-        if fed[name].dtype == np.float32:
-            with pytest.raises(onnxgrad.NotDifferentiableError, match="no derivative with respect to input"):
-                onnxgrad.vjp(model, wrt=name)
+    if "scales" in fed and attrs.get("mode") != "nearest":
+        with pytest.raises(onnxgrad.NotDifferentiableError, match="it jumps just where"):
+            onnxgrad.vjp(model, wrt="scales")
+
+
+@pytest.mark.parametrize(
+    "attrs", [{"mode": "nearest"}, {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}]
+)
+def test_zero_by_the_crop(attrs: dict[str, Any]) -> None:
+    """Where it decides on nothing, or only on which element is the nearest."""
+    case = cropped("", INSIDE, [6, 3], **attrs)
+    x, roi = case.inputs[:2]
+    found = Runner(onnxgrad.vjp(make_model(case)))({"x0": x, "x1": roi, "adj_y0": np.ones((1, 2, 6, 3))})
+    assert not found["adj_x1"].any()
+    assert found["adj_x0"].any()
+
+
+def test_zero_by_scales_of_the_nearest() -> None:
+    model = make_chain({"x": [1, 1, 2, 3], "scales": [4]}, ["", "scales"], mode="nearest")
+    feeds = {"x": np.ones((1, 1, 2, 3), np.float32), "scales": np.array([1, 1, 2, 1.4], np.float32)}
+    found = Runner(onnxgrad.vjp(model), only_runtime=True)({**feeds, "adj_y": np.ones((1, 1, 4, 4), np.float32)})
+    assert not found["adj_scales"].any()
+
+
+def test_crop_with_antialias_is_refused() -> None:
+    case = cropped("", INSIDE, [2, 2], mode="linear", antialias=1)
+    with pytest.raises(onnxgrad.NotDifferentiableError, match="antialias"):
+        onnxgrad.vjp(make_model(case), wrt="x1")
 
 
 @pytest.mark.parametrize("height", [1, 2], ids=["no-size-changes", "other-size-changes"])

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 from onnxgrad.errors import RunError
 from onnxgrad.runtime.evaluate import ORT, REFERENCE, Evaluator
@@ -95,6 +96,55 @@ def test_positions_of_maxima(attrs: dict[str, Any]) -> None:
     model.ir_version = 9
     found = [Evaluator(model, prefer=prefer, only=True)({"x": x})["i"] for prefer in ("onnxruntime", "reference")]
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_without_a_ratio(training: bool) -> None:
+    """It is that with the ratio 0.5, of which ONNX's reference draws the same mask."""
+    x = a(20, 10)
+    model, feeds = single("Dropout", [x, np.array(0.5, np.float32), np.array(training)], seed=3)
+    model.graph.node[0].output.append("m")
+    expected = ReferenceEvaluator(model).run(["y"], feeds)[0]
+    without, feeds = single("Dropout", [x, None, np.array(training)], seed=3)
+    evaluator = Evaluator(without)
+    np.testing.assert_array_equal(evaluator(feeds)["y"], expected)
+    assert evaluator.engine == REFERENCE
+    np.testing.assert_array_equal(evaluator(feeds)["y"], expected)  # the same draw again
+    assert (np.mean(expected == 0) > 0.3) == training
+
+
+def test_who_draws_is_run_by_the_reference() -> None:
+    for training, engine in ((True, REFERENCE), (False, ORT)):
+        model, feeds = single("Dropout", [a(3)])
+        model.graph.node[0].input.extend(["", "t"])
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(training), "t"))
+        evaluator = Evaluator(model)
+        evaluator(feeds)
+        assert evaluator.engine == engine
+
+
+def test_adam() -> None:
+    """For two tensors, it is what ONNX's reference gives for each."""
+    domain, x = "ai.onnx.preview.training", [np.abs(a(*s)).astype(np.float64) for _ in range(4) for s in ((2, 3), (4,))]
+    attrs = {"alpha": 0.75, "beta": 0.5, "epsilon": 0.25, "norm_coefficient": 0.5, "norm_coefficient_post": 0.125}
+    feeds = {"r": np.array(0.3), "t": np.array(2), **{f"x{i}": value for i, value in enumerate(x)}}
+
+    def run(names: list[str], count: int, evaluate: Any) -> list[np.ndarray]:
+        node = helper.make_node("Adam", ["r", "t", *names], [f"y{i}" for i in range(count)], domain=domain, **attrs)
+        infos = [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(feeds[n].dtype), feeds[n].shape)
+            for n in node.input
+        ]
+        graph = helper.make_graph([node], "g", infos, [helper.make_tensor_value_info(n, 11, None) for n in node.output])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(domain, 1)])
+        return evaluate(model, {n: feeds[n] for n in node.input})
+
+    together = run([f"x{i}" for i in range(8)], 6, lambda m, f: list(Evaluator(m)(f).values()))
+    for k in range(2):
+        alone = run([f"x{i}" for i in range(k, 8, 2)], 3, lambda m, f: ReferenceEvaluator(m).run(None, f))
+        for value, expected in zip(together[k::2], alone, strict=True):
+            assert value.dtype == np.float64
+            np.testing.assert_allclose(value, expected, rtol=1e-14)
 
 
 def test_kernel_that_does_not_fit() -> None:
