@@ -19,7 +19,7 @@ from onnxgrad.errors import (
 from onnxgrad.model.metadata import Derivative
 from onnxgrad.rules import register
 from onnxgrad.runtime import Function, load
-from onnxgrad.transforms import derivatives, gradient, hessian, hvp, jacobian, jvp, lower_gradients, vjp
+from onnxgrad.transforms import derivatives, fix_sizes, gradient, hessian, hvp, jacobian, jvp, lower_gradients, vjp
 
 __all__ = [
     "Derivative",
@@ -38,6 +38,7 @@ __all__ = [
     "TensorTypeError",
     "UnknownNameError",
     "derivatives",
+    "fix_sizes",
     "gradient",
     "hessian",
     "hvp",

@@ -19,7 +19,7 @@ Errors that all of them raise:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 
@@ -27,6 +27,7 @@ from onnxgrad.augmentation import Augmentation, Batched, Index, Mode, Names
 from onnxgrad.lowering import has_gradients
 from onnxgrad.model.metadata import Derivative, derivatives
 from onnxgrad.model.read import Source, read
+from onnxgrad.model.sizes import set_sizes
 from onnxgrad.model.write import to_proto
 
 Keep = bool | Sequence[str]
@@ -213,4 +214,39 @@ def lower_gradients(model: Source, *, straight_through: bool = False) -> onnx.Mo
     return to_proto(Augmentation(source, straight_through).model if has_gradients(source) else source)
 
 
-__all__ = ["Derivative", "derivatives", "gradient", "hessian", "hvp", "jacobian", "jvp", "lower_gradients", "vjp"]
+def fix_sizes(model: Source, sizes: Mapping[str, int]) -> onnx.ModelProto:
+    """Give open sizes of a model's inputs a number, wherever they occur.
+
+    For models in which a size decides how many axes a tensor has: as `Squeeze` without axes, and the ``squeeze`` of
+    PyTorch on an axis of open size, do. There is no derivative for all sizes at once then.
+
+    Args:
+        model: the model; it is not changed.
+        sizes: numbers by name (``{"batch": 1}``), or by input and axis (``{"x[0]": 1}``), which also serves for sizes
+            without a name.
+
+    Returns:
+        The model, which computes the same for inputs of these sizes, and takes no others.
+
+    Raises:
+        ModelReadError: if the source cannot be read as a model.
+        UnknownNameError: if no input has an open size of that name, or no such axis.
+        TensorTypeError: if a number is no integer of at least 0.
+    """
+    source = read(model)
+    set_sizes(source, sizes)
+    return to_proto(source)
+
+
+__all__ = [
+    "Derivative",
+    "derivatives",
+    "fix_sizes",
+    "gradient",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jvp",
+    "lower_gradients",
+    "vjp",
+]

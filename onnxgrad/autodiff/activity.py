@@ -226,6 +226,6 @@ def _unknown_types(view: Node, varied: set[ir.Value], obstacle: Callable[..., Ob
         if value in varied or (value in incoming and value.type is None):
             yield obstacle(
                 f"the type or rank of {value.name!r} is not known",
-                remedy="fix the open sizes that it depends on (`sizes`, or --size), export the model with shape "
-                "information, or choose another `wrt` or `of`",
+                remedy="fix open sizes (onnxgrad.fix_sizes, or the command `onnxgrad fix`), export the model with "
+                "shape information, or choose another `wrt` or `of`",
             )

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 import onnxgrad
 from onnxgrad.cli.augment import augment
 from onnxgrad.cli.check import check
+from onnxgrad.cli.fix import fix
 from onnxgrad.cli.inspect import inspect
 from onnxgrad.cli.lower import lower
 from onnxgrad.cli.ops import ops
@@ -65,6 +66,7 @@ app.command()(inspect)
 app.command(cls=CommandWithDerivatives)(augment)
 app.command(cls=CommandWithDerivatives)(run)
 app.command()(check)
+app.command()(fix)
 app.command()(lower)
 app.command()(ops)
 

@@ -11,7 +11,7 @@ from onnxgrad.model.names import values_of
 from onnxgrad.model.tensors import graphs_of
 
 
-def fix_sizes(model: ir.Model, sizes: Mapping[str, int]) -> None:
+def set_sizes(model: ir.Model, sizes: Mapping[str, int]) -> None:
     """Give open sizes of a model's inputs a number, in place, wherever they occur.
 
     Args:

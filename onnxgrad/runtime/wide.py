@@ -47,9 +47,7 @@ def _jacobian(program: Program, record: Derivative, feeds: Mapping[str, Any], si
     y_count, x_count = math.prod(y_shape[lead:]), math.prod(x_shape[lead:])
     forward = record.mode == "forward" or (record.mode != "reverse" and x_count < y_count)
     straight = program.request.straight_through
-    products = program.other(
-        Request("jvp" if forward else "vjp", (y,), (x,), seeds=True, straight_through=straight)
-    )
+    products = program.other(Request("jvp" if forward else "vjp", (y,), (x,), seeds=True, straight_through=straight))
     count, inner = (x_count, x_shape[lead:]) if forward else (y_count, y_shape[lead:])
 
     split = products.plan.rows if record.batched else None

@@ -25,7 +25,7 @@ PAGES = [
 
 MODEL = """
 <ir_version: 10, opset_import: ["": 18, "my.domain": 1]>
-net (double[N, 3] x) => (double[N, 4] y)
+net (double[batch, 3] x) => (double[batch, 4] y)
 <double[3, 4] W = {1, 2, 3, 4, 0.5, 0.25, 0.75, -1, -2, -3, -0.5, 1}>
 {
   h = MatMul(x, W)
@@ -61,7 +61,8 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savetxt("X.csv", np.ones((2, 3)), delimiter=",", header="a,b,c", comments="")
     lines = re.findall(r"^\| `onnxgrad (.+?)` \|", README, re.MULTILINE)
     lines += re.findall(r"^    onnxgrad (.+)$", README, re.MULTILINE)
-    assert len(lines) == 7
+    commands = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    assert {line.split()[0] for line in lines} == commands
     for line in lines:
         words = [{"MODEL": "model.onnx", "OUT": "out.onnx"}.get(word, word) for word in line.split()]
         result = CliRunner().invoke(app, words, catch_exceptions=False)
