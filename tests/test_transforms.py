@@ -448,3 +448,25 @@ def test_mixed_precision() -> None:
     model = parsed("g (float16[N,3] x) => (float[N,3] y) { a = Tanh(x) b = Cast<to=1>(a) y = Exp(b) }")
     found = run(onnxgrad.jacobian(model), x=X.astype(np.float16))["jac_y_x"]
     assert found.dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "g (float[N] x) => (float[N] y) { i = BitCast<to = 6>(x) y = BitCast<to = 1>(i) }",
+        """g (float[N] x) => (float[N] y) <int32 one = {1}, int32 magic = {1597463007}> {
+            i = BitCast<to = 6>(x) h = Div(i, one) j = Sub(magic, h) y = BitCast<to = 1>(j)
+        }""",
+        "g (float[N] x) => (float[N] y) { i = BitCast<to = 6>(x) j = Identity(i) k = BitCast<to = 1>(j) y = Sin(k) }",
+    ],
+)
+def test_bits_are_no_silent_zero(body: str) -> None:
+    model = onnx.parser.parse_model(f'<ir_version: 13, opset_import: ["" : 26]>\n{body}')
+    with pytest.raises(onnxgrad.NotDifferentiableError, match=r"BitCast.*bits of a real number"):
+        onnxgrad.vjp(model)
+
+
+def test_bits_that_come_back_as_no_number() -> None:
+    body = "g (float[N] x) => (float[N] y, int32[N] i) { i = BitCast<to = 6>(x) y = Sin(x) }"
+    model = onnx.parser.parse_model(f'<ir_version: 13, opset_import: ["" : 26]>\n{body}')
+    assert [o.name for o in onnxgrad.vjp(model).graph.output] == ["y", "i", "adj_x"]

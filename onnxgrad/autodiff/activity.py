@@ -65,14 +65,15 @@ def analyze(op: Builder, nodes: Iterable[ir.Node], wrt: Collection[ir.Value], of
         view = op.view(node)
         rule = rule_of(op, view.operator)
         entering = [i for i, v in enumerate(node.inputs) if v in varied]
-        if rule is not None and entering and all(rule.is_zero(i) for i in entering):
+        bits = _takes_bits(op, view, entering)
+        if rule is not None and entering and all(rule.is_zero(i) for i in entering) and not bits:
             rounds = STRAIGHT_THROUGH.get(rule.operator) is not None
             if rounds or any(_is_real(op, view, rule, t) for t in view.outputs if t is not None):
                 why = rule.remark if rule.kind == "not differentiable" else rule.zero[entering[0]]
                 stops.append(f"{view.operator} (node {view.name!r}): {why}")
             continue
         outputs = zip(node.outputs, view.outputs, strict=True)
-        differentiable = [v for v, t in outputs if t is None or _is_real(op, view, rule, t, entering)]
+        differentiable = [v for v, t in outputs if t is None or bits or _is_real(op, view, rule, t, entering)]
         if is_flow(node):
             within = through_bodies(op, node, varied)
             stops.extend(within.stops)
@@ -97,7 +98,10 @@ def analyze(op: Builder, nodes: Iterable[ir.Node], wrt: Collection[ir.Value], of
             useful.update(within.entered)
             obstacles.extend(reversed(within.obstacles))
         else:
-            useful.update(v for i, v in enumerate(node.inputs) if v in varied and not (rule and rule.is_zero(i)))
+            bits = _takes_bits(op, view, [i for i, v in enumerate(node.inputs) if v in varied])
+            obstacles.extend([_of_bits(view)] if bits else [])
+            through = [i for i in range(len(node.inputs)) if rule is None or bits or not rule.is_zero(i)]
+            useful.update(v for i in through if (v := node.inputs[i]) in varied and v is not None)
             useful.update(captured_values(node) & varied)
         obstacles.extend(_obstacles(view, rule, varied))
     return Activity(frozenset(varied & useful), active[::-1], obstacles[::-1], stops, frozenset(varied))
@@ -170,6 +174,21 @@ def _is_real(op: Builder, view: Node, rule: Rule | None, y: Tensor, entering: Co
     return is_flow(view.ir) or (rule is not None and rule.quantizes) or _has_numbers(view, entering)
 
 
+def _takes_bits(op: Builder, view: Node, entering: Iterable[int]) -> bool:
+    """Whether a node takes the bits of a real number for another number (`BitCast`), or works on such ones.
+
+    That is no step, although numbers on the way may be integers: the fast inverse root is made so.
+    """
+    if view.operator == "BitCast":
+        return True
+    return not op.straight_through and any((x := view.inputs[i]) is not None and not x.is_float for i in entering)
+
+
+def _of_bits(view: Node) -> Obstacle:
+    why = "it works on the bits of a real number, of which it is no smooth function"
+    return Obstacle(view.name, view.operator, view.version, why, "use Cast to change the type of a number")
+
+
 def _has_numbers(view: Node, entering: Iterable[int]) -> bool:
     """Whether one of the given inputs holds quantized numbers."""
     return any((x := view.inputs[i]) is not None and not x.is_float and x.dtype not in _NO_NUMBERS for i in entering)
@@ -198,12 +217,12 @@ def _obstacles(view: Node, rule: Rule | None, varied: set[ir.Value]) -> Iterable
         if not rule.differentiates(i):
             yield obstacle(f"its rule has no derivative with respect to input {i} ({value.name!r})")
     entering = [i for i, v in enumerate(view.ir.inputs) if v in varied]
-    if not rule.quantizes and not is_flow(view.ir) and view.operator not in _MOVES and _has_numbers(view, entering):
-        if not any(y.is_float for y in view.outputs if y is not None):
-            yield obstacle(
-                "gradients do not pass straight through it on integers",
-                remedy="let it work on floating-point numbers, behind a DequantizeLinear or Cast",
-            )
+    knows = rule.quantizes or is_flow(view.ir) or view.operator in _MOVES
+    if not knows and _has_numbers(view, entering) and not any(y.is_float for y in view.outputs if y is not None):
+        yield obstacle(
+            "gradients do not pass straight through it on integers",
+            remedy="let it work on floating-point numbers, behind a DequantizeLinear or Cast",
+        )
     yield from _unknown_types(view, varied, obstacle)
     if captured_values(view.ir) & varied and not rule.differentiates_captured:
         yield obstacle("values from around it enter its body, and its rule does not follow them")

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxgrad.autodiff.activity import Within, through_bodies
+from onnxgrad.autodiff.cost import elements
 from onnxgrad.autodiff.sweep import SWEEPS, Seeded, Sweeps, accumulate, sweep_back, sweep_forward
 from onnxgrad.errors import Refusal
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.dims import Dim, Shape, atoms_of
+from onnxgrad.graph.dims import Dim, Shape, atoms_of, dim_mul
 from onnxgrad.graph.flow import CHANGES_SHAPE, MAY_BE_EMPTY, Iteration, Slices, State, branches_of, captured_values
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
@@ -339,6 +340,8 @@ def _loop_back(
     growing = [s for s in it.states if _changes_shape(op, node, s)]
     initial = [given.get(s.final, _zeros(op, _tensor(op, s.final), seeds)) for s in states]
     nothing = {x.value: _zeros(op, x, seeds) for x in around}
+    # where a cotangent is a placeholder, nothing that does not depend on it may come out of the loop
+    open_cts = any(op.is_placeholder(ct) for ct in given.values())
     with op.body():
         loop.enter()
         inside, numbers = loop.inside, _numbers(op, loop)
@@ -355,15 +358,20 @@ def _loop_back(
 
         shapes = [(*lead, *_tensor(op, s.initial).shape) for s in states]
         ct_states = [_Carried(*each) for each in zip(initial, ct_ys, ct_xs, shapes, strict=False)]
-        sums = []
+        sums, products = [], []
         for x in (x for x in around if x.value in found):
+            factors = None if open_cts else _factors(op, found[x.value])
+            if factors is not None:
+                products.append((x, [_Sliced(t, t.shape) for t in factors]))
+                continue
             total = _local(op, "adj", x, seeds)
-            sums.append(_Carried(nothing[x.value], total, total + found[x.value], (*lead, *x.shape)))
+            sums.append((x, _Carried(nothing[x.value], total, total + found[x.value], (*lead, *x.shape))))
         kept = {s: _Sliced(inside[s.entering]) for s in it.states if s.entering in inside and s not in growing}
         old_slices = [_Sliced(inside[e.slice], (), _tensor(op, e.whole), e.axis, e.backward) for e in it.elements]
         ct_slices = zip(stacked, ct_ys[len(states) :], strict=True)
-        loop.op_type, loop.states = "Scan", [*ct_states, *sums]
-        loop.results = [_beside(op, e, ct, None, seeds) for e, ct in zip(sliced, ct_xs[len(states) :], strict=True)]
+        loop.op_type, loop.states = "Scan", [*ct_states, *(carried for _, carried in sums)]
+        ct_sliced = [_beside(op, e, ct, None, seeds) for e, ct in zip(sliced, ct_xs[len(states) :], strict=True)]
+        loop.results = [*ct_sliced, *(factor for _, factors in products for factor in factors)]
         loop.elements = [*old_slices, *([numbers] if it.counter is not None else []), *kept.values()]
         loop.elements += [_beside(op, r, ct, given[r.whole], seeds) for r, ct in ct_slices]
         for each in (*loop.elements, *loop.results):
@@ -381,9 +389,34 @@ def _loop_back(
     loop.emit(length)
     if growing:
         op.nodes[-1].meta[CHANGES_SHAPE] = True
-    values = [*(s.initial for s in states), *(x.value for x in around if x.value in found), *(e.whole for e in sliced)]
-    written = [*(c.out for c in (*ct_states, *sums)), *(r.out for r in loop.results)]
+    values = [*(s.initial for s in states), *(x.value for x, _ in sums), *(e.whole for e in sliced)]
+    written = [*(c.out for c in ct_states), *(c.out for _, c in sums), *(r.out for r in ct_sliced)]
     yield from ((value, ct) for value, ct in zip(values, written, strict=True) if value in wanted and ct is not None)
+    for x, (a, b) in products:
+        if a.out is not None and b.out is not None:
+            yield x.value, op.reshape(_sum_of_products(op, a.out, b.out), (*lead, *x.shape))
+
+
+def _factors(op: Builder, x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return a and b of a product of matrices ``x = a @ b``, where keeping these is not dearer than summing up x."""
+    node = x.value.producer()
+    if node is None or node.op_type != "MatMul" or node not in op.nodes:
+        return None
+    a, b = (op.tensor(v) for v in node.inputs if v is not None)
+    if a is None or b is None or a.rank != b.rank or a.rank < 2 or a.shape[:-2] != b.shape[:-2]:
+        return None
+    small = elements(a.shape) + elements(b.shape) <= 2 * elements(x.shape)
+    return (a, b) if small and all(map(op.is_known_around, (*a.shape, *b.shape))) else None
+
+
+def _sum_of_products(op: Builder, a: Tensor, b: Tensor) -> Tensor:
+    """``Σ_t a[t] @ b[t]``, as one product of matrices."""
+    lead = list(range(1, a.rank - 2))
+    steps, rows, inner, columns = a.shape[0], a.shape[-2], a.shape[-1], b.shape[-1]
+    a = op.Transpose(a, perm=[*lead, a.rank - 2, 0, a.rank - 1])
+    b = op.Transpose(b, perm=[*lead, 0, b.rank - 2, b.rank - 1])
+    front, both = a.shape[: len(lead)], dim_mul(steps, inner)
+    return op.MatMul(op.reshape(a, (*front, rows, both)), op.reshape(b, (*front, both, columns)))
 
 
 def _numbers(op: Builder, loop: _Writer) -> _Sliced:

@@ -629,6 +629,10 @@ class Builder:
         self._phantoms.add(value)
         return tensor
 
+    def is_placeholder(self, x: Tensor) -> bool:
+        """Whether a tensor is a placeholder, or depends on one."""
+        return x.value in self._phantoms
+
     def named_identity(self, x: Tensor) -> ir.Value:
         """Return a new value equal to `x`, for an output that must have a name of its own."""
         return self._append("Identity", [x], {}, 1, x.shape)[0].value
@@ -813,6 +817,13 @@ class Builder:
         if dim is None or isinstance(dim, int) or dim in self._within.sources:
             return dim is not None
         return all(self._is_known_atom(atom) for _, atoms in terms_of(dim) for atom in atoms)
+
+    def is_known_around(self, dim: Dim) -> bool:
+        """Whether a size can be read around the body that is being built."""
+        outer = self._within.outer
+        assert outer is not None
+        with self._in(outer):
+            return self.is_known(dim)
 
     def _is_known_atom(self, atom: str) -> bool:
         if atom in self._within.sources:
