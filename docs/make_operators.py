@@ -24,8 +24,8 @@ Written by `python docs/make_operators.py`; a test holds it up to date.
 
 - **rule**: how the derivative is given (see [design.md](design.md)). *Not differentiable*: the derivative is zero
   wherever it exists, or the outputs are no real numbers; the reason stands in the last column. *Control flow*: the
-  derivative goes through the bodies. *Resolved*: tensors are put in the place of sequences and optionals when a model is
-  read; what could not be resolved is refused, for the reason in the last column.
+  derivative goes through the bodies. *Resolved*: tensors are put in the place of sequences and optionals when a model
+  is read; what could not be resolved is refused, for the reason in the last column.
 - **versions**: those the rule was written against, of the ones in force from opset {opset} on. Older models are lifted
   to opset {opset} when they are read; newer versions of an operator are refused until they are reviewed.
 - **with respect to**: the inputs that have a derivative which can be other than zero.

@@ -80,6 +80,8 @@ def analyze(op: Builder, nodes: Iterable[ir.Node], wrt: Collection[ir.Value], of
             differentiable = [v for v in differentiable if v in within.left]
         if not differentiable and rule is not None and STRAIGHT_THROUGH.get(rule.operator) is not None:
             stops.append(f"{view.operator} (node {view.name!r}): its output is rounded")
+        elif not differentiable and op.straight_through and _has_numbers(view, entering):
+            stops.append(f"{view.operator} (node {view.name!r}): its output counts as positions, or true and false")
         if differentiable:
             varied.update(v for v in differentiable if v.name)
             reached.append(node)
