@@ -105,7 +105,7 @@ def analyze(op: Builder, nodes: Iterable[ir.Node], wrt: Collection[ir.Value], of
             through = [i for i in range(len(node.inputs)) if rule is None or bits or not rule.is_zero(i)]
             useful.update(v for i in through if (v := node.inputs[i]) in varied and v is not None)
             useful.update(captured_values(node) & varied)
-        obstacles.extend(_obstacles(view, rule, varied))
+        obstacles.extend(_obstacles(op, view, rule, varied))
     return Activity(frozenset(varied & useful), active[::-1], obstacles[::-1], stops, frozenset(varied))
 
 
@@ -200,7 +200,7 @@ def _reads(node: ir.Node, values: set[ir.Value]) -> bool:
     return any(v in values for v in reads(node))
 
 
-def _obstacles(view: Node, rule: Rule | None, varied: set[ir.Value]) -> Iterable[Obstacle]:
+def _obstacles(op: Builder, view: Node, rule: Rule | None, varied: set[ir.Value]) -> Iterable[Obstacle]:
     def obstacle(why: str, **remedy: str) -> Obstacle:
         return Obstacle(view.name, view.operator, view.version, why, **remedy)
 
@@ -225,7 +225,7 @@ def _obstacles(view: Node, rule: Rule | None, varied: set[ir.Value]) -> Iterable
             "gradients do not pass straight through it on integers",
             remedy="let it work on floating-point numbers, behind a DequantizeLinear or Cast",
         )
-    yield from _unknown_types(view, varied, obstacle)
+    yield from _unknown_types(op, view, varied, obstacle)
     if captured_values(view.ir) & varied and not rule.differentiates_captured:
         yield obstacle("values from around it enter its body, and its rule does not follow them")
 
@@ -237,7 +237,9 @@ def _is_resolved(value: ir.Value) -> bool:
     return node is not None and not node.domain and rule is not None and rule.kind == "resolved"
 
 
-def _unknown_types(view: Node, varied: set[ir.Value], obstacle: Callable[..., Obstacle]) -> Iterable[Obstacle]:
+def _unknown_types(
+    op: Builder, view: Node, varied: set[ir.Value], obstacle: Callable[..., Obstacle]
+) -> Iterable[Obstacle]:
     """Name the values whose rank is lost in this node, or before any node; behind it, nothing else can be known."""
     incoming = [v for v, t in zip(view.ir.inputs, view.inputs, strict=True) if v is not None and t is None]
     outgoing = [v for v, t in zip(view.ir.outputs, view.outputs, strict=True) if v.name and t is None]
@@ -246,7 +248,39 @@ def _unknown_types(view: Node, varied: set[ir.Value], obstacle: Callable[..., Ob
             continue  # the node that makes it, or takes from it, is named
         if value in varied or (value in incoming and value.type is None):
             yield obstacle(
-                f"the type or rank of {value.name!r} is not known",
+                _why_unknown(op, view, value),
                 remedy="fix open sizes (onnxgrad.fix_sizes, or the command `onnxgrad fix`), export the model with "
                 "shape information, or choose another `wrt` or `of`",
             )
+
+
+def _why_unknown(op: Builder, view: Node, value: ir.Value) -> str:
+    """Say why the type of a value that a node takes or gives is not known: by the node where it is lost."""
+    unknown, lost = value, value.producer()
+    while lost is not None:
+        before = [v for v in lost.inputs if v is not None and op.tensor(v) is None]
+        if is_flow(lost) and not before:
+            inside = [i for body in bodies_of(op, lost) for i, o in body.leave if o is unknown]
+            before = [v for v in inside if op.tensor(v) is None and v.producer() is not None]
+        if not before:
+            break
+        unknown, lost = before[0], before[0].producer()
+    if lost is None:
+        return f"the type or rank of {value.name!r} is not known"
+    maker = op.view(lost)
+    here = "it" if lost is view.ir else f"{maker.operator} (node {maker.name!r})"
+    ranks = _ranks_of_branches(op, maker, unknown)
+    if len(set(ranks)) > 1:
+        return f"{here} gives {unknown.name!r} different ranks in its branches ({', '.join(map(str, ranks))})"
+    if maker.operator == "Squeeze":
+        return f"{here} takes out axes of size 1, which depends on the open sizes in {list(maker.x.shape)}"
+    return f"the type or rank of {value.name!r} is not known"
+
+
+def _ranks_of_branches(op: Builder, view: Node, value: ir.Value) -> list[int]:
+    """Return the ranks that the branches of an `If` give an output, where they are known."""
+    if view.operator != "If" or value not in view.ir.outputs:
+        return []
+    index = list(view.ir.outputs).index(value)
+    found = [op.tensor(body.graph.outputs[index]) for body in bodies_of(op, view.ir)]
+    return [tensor.rank for tensor in found if tensor is not None]

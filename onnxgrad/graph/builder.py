@@ -174,15 +174,19 @@ class Builder:
                     found = infer.infer_types(node, inputs, attrs, version, outer, self._functions)
         stated = node.meta.get(flow.STATED_SHAPE)
         if stated is not None and found[0] is not None and found[0][1] is not None:  # a copy of a node of our own
-            known = zip(found[0][1], stated, strict=True)
-            found = [(found[0][0], tuple(s if self.is_known(s) else d for d, s in known)), *found[1:]]
-        for value, guess in zip(node.outputs, found, strict=True):
+            sizes = zip(found[0][1], stated, strict=True)
+            found = [(found[0][0], tuple(s if self.is_known(s) else d for d, s in sizes)), *found[1:]]
+        if node.op_type == "If" and not node.domain:
+            contents = flow.contents_of_branches(self, node)
+        else:
+            contents = content.infer_contents(node, inputs, attrs, found)
+        for value, guess, elements in zip(node.outputs, found, contents, strict=True):
             declared = value.meta.get("declared", value)
             tensor = self._register(value, guess)
             if tensor is None:
                 self._declare(value, declared)
-            elif value is node.outputs[0]:
-                tensor.content = content.infer_content(node, inputs, attrs, guess)
+            else:
+                tensor.content = elements
             if tensor is not None and value in self.grown:
                 self.sequences[self.grown[value]] = sequences.Items(stack=tensor)
         if (

@@ -5,7 +5,8 @@ The result of `Shape`, and arithmetic on it, decides the shapes of `Reshape`, `E
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -30,6 +31,28 @@ def infer_content(node: ir.Node, inputs: Inputs, attrs: Attrs, output: Type | No
     if node.op_type == "Cast" and output[0] == ir.DataType.BOOL and elements is not None:
         return None if any(isinstance(e, str) for e in elements) else tuple(int(e != 0) for e in elements)
     return elements
+
+
+def infer_contents(
+    node: ir.Node, inputs: Inputs, attrs: Attrs, outputs: Sequence[Type | None]
+) -> list[tuple[Dim, ...] | None]:
+    """Return the elements of each of a node's small integer outputs."""
+    if node.op_type == "Split" and node.domain == "":
+        return _split_elements(attrs, inputs, len(outputs))
+    return [infer_content(node, inputs, attrs, outputs[0] if outputs else None), *[None] * (len(outputs) - 1)]
+
+
+def _split_elements(attrs: Attrs, inputs: Inputs, count: int) -> list[tuple[Dim, ...] | None]:
+    """Follow the parts of a list."""
+    elements = elements_of(inputs, 0)
+    if elements is None or len(shape_of(inputs)) != 1:
+        return [None] * count
+    each = -(-len(elements) // count)
+    sizes = elements_or(inputs, 1, [each] * (count - 1) + [len(elements) - each * (count - 1)])
+    if sizes is None or not all(isinstance(size, int) for size in sizes):
+        return [None] * count
+    ends = list(itertools.accumulate(int(size) for size in sizes))
+    return [elements[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _shape_elements(attrs: Attrs, inputs: Inputs) -> Content:

@@ -289,6 +289,16 @@ def _branch_types(op: Builder, node: ir.Node) -> list[Type | None]:
     return [_outside(op, _common(types[0], types[1:])) for types in zip(*found, strict=True)]
 
 
+def contents_of_branches(op: Builder, node: ir.Node) -> list[tuple[Dim, ...] | None]:
+    """Return the elements of the small integer outputs of an `If` where they are known, whichever branch is taken."""
+    found = []
+    for values in zip(*(body.graph.outputs for body in bodies_of(op, node)), strict=True):
+        contents = {None if (t := op.tensor(v)) is None else t.content for v in values}
+        content = contents.pop() if len(contents) == 1 else None
+        found.append(content if content is not None and all(map(op.is_known, content)) else None)
+    return found
+
+
 def _iteration_types(op: Builder, node: ir.Node, inputs: Inputs) -> list[Type | None]:
     it = Iteration.of(node)
     states = [_type_of(op.tensor(s.initial)) for s in it.states]

@@ -77,6 +77,9 @@ def infer_types(
         if tensor is not None:
             types[name] = _type_proto(tensor)
             values = _known_values(tensor)
+            if node.op_type == "Range":  # lists of one number are taken, too; but inference takes none of them
+                values = None if values is None else values.reshape(())
+                types[name].tensor_type.shape.ClearField("dim")
             if values is not None:
                 data[name] = onnx.numpy_helper.from_array(values)
     proto.output.extend(f"o{i}" if value.name else "" for i, value in enumerate(node.outputs))

@@ -111,11 +111,17 @@ def _unpooled(attrs: Attrs, inputs: Inputs, _: object) -> Partial:
 def _reshape(attrs: Attrs, inputs: Inputs, _: object) -> Partial:
     x, target = shape_of(inputs), elements_of(inputs, 1)
     if target is None:
-        return None
+        return _of_rank(inputs, 1)
     dims = [x[i] if d == 0 and not attrs.get("allowzero", 0) else d for i, d in enumerate(target)]
     if -1 not in dims:
         return tuple(dims)
     return tuple(dim_div(size_of(x), size_of(d for d in dims if d != -1)) if d == -1 else d for d in dims)
+
+
+def _of_rank(inputs: Inputs, index: int, least: int = 0) -> Partial:
+    """Return a shape of which only the rank is known: the number of elements of an input, or `least`."""
+    (count,) = shape_of(inputs, index)
+    return (None,) * max(count, least) if isinstance(count, int) else None
 
 
 def _flatten(attrs: Attrs, inputs: Inputs, _: object) -> Shape:
@@ -221,7 +227,9 @@ def _tile(_: Attrs, inputs: Inputs, found: object) -> Partial:
 
 def _expand(_: Attrs, inputs: Inputs, found: object) -> Partial:
     target = elements_of(inputs, 1)
-    return None if target is None else broadcast(shape_of(inputs), target)
+    if target is not None:
+        return broadcast(shape_of(inputs), target)
+    return _of_rank(inputs, 1, len(shape_of(inputs)))
 
 
 def _constant_of_shape(_: Attrs, inputs: Inputs, found: object) -> Partial:

@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 
 from tests.conformance.cases import modules
-from tests.conformance.refusals import REASONS, explained
+from tests.conformance.refusals import RANKS, REASONS, explained
 from tests.conformance.run import Outcome, outcomes
 
 PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
@@ -85,7 +85,7 @@ def _write() -> None:
         "| operator | cases | why |",
         "|---|---:|---|",
         *(
-            f"| {name} | {len(cases)} | {REASONS[name].replace('|', ' or ') if name in REASONS else 'no rule'} |"
+            f"| {name} | {len(cases)} | {({**REASONS, **RANKS}).get(name, ('', 'no rule'))[1]} |"
             for name, cases in sorted(refused.items())
         ),
         "",

@@ -1,0 +1,49 @@
+"""Sizes that are followed through branches, and splits, as function bodies and exporters write them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import onnxgrad
+from tests.flow import check_flow, parsed
+
+
+def test_sizes_through_a_branch_and_a_split() -> None:
+    """A rank that follows from elements that a known branch gives, and from the parts of a list."""
+    body = """g (double[2,3] x) => (double[3,2] y) <int64[2] sizes = {3, 2}, int64 two = {2}> {
+        n = Size(sizes) known = Equal(n, two)
+        h, w = If(known) <
+            then_branch = a () => (int64[1] p, int64[1] q) { p, q = Split<num_outputs = 2>(sizes) },
+            else_branch = b () => (int64[1] r, int64[1] s) { r = Identity(sizes) s = Identity(sizes) }
+        >
+        shape = Concat<axis = 0>(h, w) z = Reshape(x, shape) y = Sin(z)
+    }"""
+    check_flow(parsed(body), {"x": np.arange(6.0).reshape(2, 3)})
+
+
+def test_rank_of_an_expansion_to_sizes_that_are_fed() -> None:
+    body = """g (double[3] x, int64[2] shape) => (double[A,B] y) { e = Expand(x, shape) y = Sin(e) }"""
+    check_flow(parsed(body), {"x": np.arange(3.0), "shape": np.array([2, 1])})
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            "g (double[N,1,3] x) => (double[M] y) { s = Squeeze(x) y = Sin(s) }",
+            r"Squeeze .* takes out axes of size 1, which depends on the open sizes in \['N', 1, 3\]",
+        ),
+        (
+            """g (double[N,3] x, bool c) => (double[M] y) <int64[1] zero = {0}> {
+                s = If(c) <then_branch = a () => (double[K] p) { p = Squeeze(x, zero) },
+                           else_branch = b () => (double[L,M] q) { q = Identity(x) }>
+                y = Sin(s)
+            }""",
+            r"If .* it gives 's' different ranks in its branches \(1, 2\)",
+        ),
+    ],
+)
+def test_ranks_that_depend_on_what_is_known_at_run_time_are_refused(body: str, words: str) -> None:
+    with pytest.raises(onnxgrad.NotDifferentiableError, match=words):
+        onnxgrad.vjp(parsed(body))
