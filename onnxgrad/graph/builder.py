@@ -33,7 +33,7 @@ _RANDOM = {
 
 #: Operators that are taken out of loops: those that cannot fail, even where no iteration would have run them.
 _HOISTED = frozenset(
-    "Add Cast Concat Cos Div Exp Expand Identity Mul Neg Reciprocal Reshape Shape Sigmoid Sin Sub Tanh "
+    "Add Cast Concat Cos Exp Expand Identity Mul Neg Reciprocal Reshape Shape Sigmoid Sin Sub Tanh "
     "Transpose".split()
 )
 
