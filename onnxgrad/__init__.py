@@ -1,9 +1,11 @@
 """A trained network goes in as ONNX; the same network comes out with its exact derivatives."""
 
 import onnxgrad.importers  # noqa: F401 - lets `load` take what is no ONNX model yet
+from onnxgrad.comparison import Comparison, compare, record, verify
 from onnxgrad.errors import (
     DisconnectedWarning,
     FeedError,
+    GoldenError,
     MemoryBoundError,
     MixedSamplesError,
     ModelReadError,
@@ -13,19 +15,35 @@ from onnxgrad.errors import (
     OnnxgradError,
     Refusal,
     RunError,
+    SignatureError,
     TensorTypeError,
     UnknownNameError,
 )
 from onnxgrad.model.metadata import Derivative
 from onnxgrad.rules import register
 from onnxgrad.runtime import Function, load
-from onnxgrad.transforms import derivatives, fix_sizes, gradient, hessian, hvp, jacobian, jvp, lower_gradients, vjp
+from onnxgrad.sensitivities import Sensitivity, sensitivity
+from onnxgrad.transforms import (
+    add_cost,
+    compose,
+    derivatives,
+    fix_sizes,
+    gradient,
+    hessian,
+    hvp,
+    jacobian,
+    jvp,
+    lower_gradients,
+    vjp,
+)
 
 __all__ = [
+    "Comparison",
     "Derivative",
     "DisconnectedWarning",
     "FeedError",
     "Function",
+    "GoldenError",
     "MemoryBoundError",
     "MixedSamplesError",
     "ModelReadError",
@@ -35,8 +53,13 @@ __all__ = [
     "OnnxgradError",
     "Refusal",
     "RunError",
+    "Sensitivity",
+    "SignatureError",
     "TensorTypeError",
     "UnknownNameError",
+    "add_cost",
+    "compare",
+    "compose",
     "derivatives",
     "fix_sizes",
     "gradient",
@@ -46,7 +69,10 @@ __all__ = [
     "jvp",
     "load",
     "lower_gradients",
+    "record",
     "register",
+    "sensitivity",
+    "verify",
     "vjp",
 ]
 

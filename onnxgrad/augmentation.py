@@ -94,6 +94,27 @@ class Augmentation:
             x.is_variable = True
         return named
 
+    def weights(self, initializers: Sequence[str], of: Names) -> list[str]:
+        """Return those of the initializers that are trained for `of`: all that it depends on, in a way that has a
+        derivative, and that are no running mean or variance of a `BatchNormalization`. ``"weights"`` itself, if it is
+        the name of a tensor.
+
+        Raises:
+            TensorTypeError: if there are none.
+        """
+        if "weights" in self._values:
+            return ["weights"]
+        known = self.model.graph.initializers
+        candidates = [known[name] for name in initializers if name in known and not _is_statistic(known[name])]
+        activity = analyze(self.op, self._nodes(), candidates, [y.value for y in self.of(of)])
+        found = [v.name or "" for v in candidates if v in activity.values]
+        if not found:
+            raise TensorTypeError(
+                "'weights' stands for the floating-point initializers of the model that are differentiated through, "
+                "and there are none; name tensors in `wrt`"
+            )
+        return found
+
     def _seeds(self) -> set[str]:
         return {r.seed for r in self._records if r.seed}
 
@@ -401,6 +422,18 @@ def _behind_zip_map(value: ir.Value) -> ir.Value:
     node = value.producer()
     scores = node.inputs[0] if node is not None and node.op_type == "ZipMap" else None
     return value if scores is None else scores
+
+
+def float_initializers(model: ir.Model) -> list[str]:
+    """Return the names of the initializers of a model that are floating-point tensors."""
+    values = model.graph.initializers.items()
+    return [name for name, v in values if v.const_value is not None and v.const_value.dtype.is_floating_point()]
+
+
+def _is_statistic(value: ir.Value) -> bool:
+    """Whether an initializer is nothing but a running mean or variance of normalizations."""
+    uses = value.uses()
+    return bool(uses) and all(use.node.op_type == "BatchNormalization" and use.idx > 2 for use in uses)
 
 
 def _names(names: str | Sequence[str]) -> list[str]:

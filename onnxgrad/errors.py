@@ -59,6 +59,14 @@ class RunError(OnnxgradError):
     """The runtime refused the model or failed to run it."""
 
 
+class SignatureError(OnnxgradError):
+    """Two models cannot be compared: they do not take or return the same things."""
+
+
+class GoldenError(OnnxgradError):
+    """A golden file cannot be read, or was made from another model."""
+
+
 @dataclass(frozen=True)
 class Obstacle:
     """One node in the way of a derivative.

@@ -23,7 +23,9 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from onnxgrad.augmentation import Augmentation, Batched, Index, Mode, Names
+from onnxgrad.augmentation import Augmentation, Batched, Index, Mode, Names, float_initializers
+from onnxgrad.costs import Reduction, add_cost, compose, with_cost
+from onnxgrad.errors import TensorTypeError
 from onnxgrad.lowering import has_gradients
 from onnxgrad.model.metadata import Derivative, derivatives
 from onnxgrad.model.read import Source, read
@@ -86,6 +88,8 @@ def gradient(
     of: Names = None,
     wrt: Names = None,
     *,
+    cost: str | Source | None = None,
+    reduction: Reduction | None = None,
     index: Index = None,
     batched: Batched = "auto",
     keep_outputs: Keep = True,
@@ -93,10 +97,18 @@ def gradient(
 ) -> onnx.ModelProto:
     """Add gradients ``grad_<y>_<x>``, shaped like x, of outputs that are one number, in all or per sample.
 
+    With `cost`, the model first gets a cost, as by `add_cost` or `compose`: a new input ``target``, a new output
+    ``cost``, and then ``grad_cost_<x>``, the gradient of that.
+
     Args:
         model: the model.
-        of: what to differentiate.
-        wrt: what to differentiate by.
+        of: what to differentiate; with `cost`, the one output that enters it (None: the only floating-point one).
+        wrt: what to differentiate by. ``"weights"`` means, unless a tensor is called so, all floating-point
+            initializers of the file that `of` depends on, without means and variances of batch normalizations. None
+            means the floating-point inputs that the model had, without the target.
+        cost: name of a cost (``"mse"``, ``"mae"``, …, see `add_cost`), or a cost model with one output. None: none.
+        reduction: for a cost by name, whether it is the ``"mean"`` over all samples (None, too), the ``"sum"``, or one
+            per sample (``"none"``), of which the gradient by inputs is per sample, too.
         index: picks one element of a wider output: its position (in the flattened output of one sample, or one
         position per
             axis), or ``"max"`` for the largest one, e.g. the predicted class (the first of several equal ones).
@@ -105,9 +117,33 @@ def gradient(
         straight_through: whether gradients pass straight through the roundings of quantized operators.
 
     Raises:
-        TensorTypeError: if an output has more than one element (per sample) and no `index` is given.
+        TensorTypeError: if an output has more than one element (per sample) and no `index` is given; if gradients by
+            weights are asked of one cost per sample; or if there are no weights.
+        ValueError: if there is a `reduction` without a cost by name.
     """
-    augmentation = Augmentation(model, straight_through)
+    source = read(model)
+    initializers = float_initializers(source)
+    if cost is not None:
+        if not (of is None or isinstance(of, str)):
+            raise TensorTypeError(f"a cost is that of one output, and of={of!r} names several; ask for them one by one")
+        costed = with_cost(source, cost, of, reduction, straight_through=straight_through)
+        source, of = costed.model, costed.cost
+        wrt = list(costed.inputs) or None if wrt is None else wrt
+        if reduction == "none" and batched == "auto":
+            batched = True
+    elif reduction is not None:
+        raise ValueError(f"reduction={reduction!r} is for a cost; name one: cost='mse'")
+    augmentation = Augmentation(source, straight_through)
+    if wrt == "weights":
+        wrt = augmentation.weights(initializers, of)
+    if batched is True and cost is not None:
+        named = [wrt] if isinstance(wrt, str) else wrt or ()
+        shared = [name for name in named if name in augmentation.model.graph.initializers]
+        if shared:
+            raise TensorTypeError(
+                f"{', '.join(map(repr, shared))} serve all samples, and the cost is one number per sample; pass "
+                "reduction='mean' or 'sum', or ask for the Jacobian of the cost (onnxgrad.add_cost, onnxgrad.jacobian)"
+            )
     augmentation.gradient(of, wrt, index, batched)
     return to_proto(augmentation.finish(keep_outputs))
 
@@ -240,6 +276,8 @@ def fix_sizes(model: Source, sizes: Mapping[str, int]) -> onnx.ModelProto:
 
 __all__ = [
     "Derivative",
+    "add_cost",
+    "compose",
     "derivatives",
     "fix_sizes",
     "gradient",

@@ -11,6 +11,9 @@ from onnxgrad.cli.output import derivatives_table, print_json, print_text, progr
 from onnxgrad.cli.requests import (
     KINDS,
     BatchedOption,
+    Cost,
+    CostOfOption,
+    CostOption,
     Gradient,
     Hessian,
     Hvp,
@@ -19,12 +22,14 @@ from onnxgrad.cli.requests import (
     Jvp,
     KeepOutputsOption,
     ModeOption,
+    ReductionOption,
     StraightThroughOption,
     Vjp,
     augmented,
     parse_index,
     requests_in,
 )
+from onnxgrad.costs import COSTS
 from onnxgrad.model.metadata import derivatives
 from onnxgrad.model.signature import signature
 from onnxgrad.model.write import write
@@ -50,6 +55,9 @@ def augment(
             help="Give --vjp and --jvp a leading axis of this name: many directions in one run.",
         ),
     ] = None,
+    cost: CostOption = None,
+    cost_of: CostOfOption = None,
+    reduction: ReductionOption = None,
     keep_outputs: KeepOutputsOption = True,
     straight_through: StraightThroughOption = False,
     external_data: Annotated[
@@ -66,6 +74,13 @@ def augment(
     named.
     """
     wanted = requests_in(jacobian=jacobian, gradient=gradient, hessian=hessian, vjp=vjp, jvp=jvp, hvp=hvp)
+    if cost is None and (cost_of is not None or reduction is not None):
+        raise typer.BadParameter("--cost-of and --reduction are for a cost; name one by --cost")
+    if cost is not None and reduction is not None and cost not in COSTS:
+        raise typer.BadParameter(f"{cost!r} is none of {', '.join(COSTS)}, and only these are reduced so")
+    if cost is not None and not wanted:
+        wanted = requests_in(gradient=[""])
+        batched = True if batched is None and reduction == "none" else batched
     if not wanted:
         options = ", ".join(f"--{kind}" for kind in KINDS)
         raise typer.BadParameter(f"no derivative is asked for; give at least one of {options}")
@@ -80,6 +95,7 @@ def augment(
             keep_outputs=keep_outputs,
             seeds=seeds,
             straight_through=straight_through,
+            cost=None if cost is None else Cost(cost, cost_of, reduction),
         )
         write(result, output, external_data)
     records = derivatives(result)

@@ -50,6 +50,16 @@ def read_feeds(path: str, ports: Sequence[Port], partial: bool = False) -> dict[
     return arrays
 
 
+def column_names(path: str) -> list[str] | None:
+    """Return the names of the columns of a ``.csv`` file that `read_feeds` could read; None where it has none."""
+    if os.path.splitext(path)[1].lower() != ".csv":
+        return None
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        first = file.readline()
+    cells = next(csv.reader([first], delimiter=max(",;\t", key=first.count)), [])
+    return None if all(map(_is_number, cells)) else [cell.strip() for cell in cells]
+
+
 def write_results(path: str, results: Mapping[str, Array], per_row: Mapping[str, bool]) -> None:
     """Write results to a file, which appears whole or not at all.
 

@@ -1,6 +1,7 @@
 """The command ``onnxgrad``, and what its subcommands share: messages and exit codes.
 
-Exit codes: 0 (fine), 1 (``check`` found something wrong), 2 (usage error, or an error that onnxgrad raises on purpose).
+Exit codes: 0 (fine), 1 (``check``, ``compare`` or ``verify`` found a difference), 2 (usage error, or an error that
+onnxgrad raises on purpose).
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from typer.core import TyperGroup
 import onnxgrad
 from onnxgrad.cli.augment import augment
 from onnxgrad.cli.check import check
+from onnxgrad.cli.compare import compare_command
 from onnxgrad.cli.fix import fix
+from onnxgrad.cli.import_ import import_
 from onnxgrad.cli.inspect import inspect
 from onnxgrad.cli.lower import lower
 from onnxgrad.cli.ops import ops
 from onnxgrad.cli.output import print_text, say
+from onnxgrad.cli.record import record
 from onnxgrad.cli.requests import CommandWithDerivatives
 from onnxgrad.cli.run import run
+from onnxgrad.cli.sensitivity import sensitivity
+from onnxgrad.cli.verify import verify
 from onnxgrad.errors import OnnxgradError
 
 
@@ -66,8 +72,13 @@ app.command()(inspect)
 app.command(cls=CommandWithDerivatives)(augment)
 app.command(cls=CommandWithDerivatives)(run)
 app.command()(check)
+app.command("compare")(compare_command)
+app.command()(record)
+app.command()(verify)
+app.command()(sensitivity)
 app.command()(fix)
 app.command()(lower)
+app.command("import")(import_)
 app.command()(ops)
 
 

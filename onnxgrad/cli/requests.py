@@ -11,8 +11,10 @@ import onnx_ir as ir
 import typer
 from typer.core import TyperCommand
 
-from onnxgrad.augmentation import Augmentation, Batched, Index, Mode
+from onnxgrad.augmentation import Augmentation, Batched, Index, Mode, float_initializers
+from onnxgrad.costs import COSTS, Costed, Reduction, with_cost
 from onnxgrad.errors import UnknownNameError
+from onnxgrad.model.read import read
 
 #: Kinds of derivatives; each is an option.
 KINDS = ("jacobian", "gradient", "hessian", "vjp", "jvp", "hvp")
@@ -84,6 +86,34 @@ StraightThroughOption = Annotated[
 ]
 
 
+CostOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cost",
+        metavar="NAME | COST.onnx",
+        help=f"Add a cost against a new input, the target: {', '.join(COSTS)}, or a cost model. Derivatives are those "
+        "of the cost then, by default its gradient with respect to the inputs; weights stands for all weights "
+        "(--gradient :weights).",
+    ),
+]
+CostOfOption = Annotated[
+    str | None, typer.Option("--cost-of", metavar="NAME", help="The output that the cost is for, if there are several.")
+]
+ReductionOption = Annotated[
+    Reduction | None,
+    typer.Option("--reduction", help="What becomes of the costs of the samples; by default their mean."),
+]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost asked for: its name or file, the output that it is for, and what becomes of the samples."""
+
+    name: str
+    of: str | None = None
+    reduction: Reduction | None = None
+
+
 @dataclass(frozen=True)
 class Request:
     """One derivative asked for: its kind, and the text behind the option (empty: of all, with respect to all)."""
@@ -116,6 +146,23 @@ class Request:
         assert failure is not None
         raise failure
 
+    def of_cost(
+        self, model: Augmentation, costed: Costed, initializers: list[str]
+    ) -> tuple[list[str] | None, list[str] | None]:
+        """Return the names in `of` and `wrt`: the cost, and the inputs without the target, where they are left out.
+
+        `initializers` are what ``weights`` may stand for.
+
+        Raises:
+            UnknownNameError: if the text cannot be divided into names.
+        """
+        text, colon, last = self.text.rpartition(":")
+        if last == "weights":
+            of = [costed.cost] if not text else Request(self.kind, f"{text}{colon}").names(model)[0]
+            return of, model.weights(initializers, of)
+        of, wrt = self.names(model)
+        return of or [costed.cost], wrt or list(costed.inputs) or None
+
 
 def requests_in(**options: list[str] | None) -> list[Request]:
     """Return what the options ask for, which is given by kind."""
@@ -133,13 +180,23 @@ def augmented(
     keep_outputs: bool,
     seeds: str | None = None,
     straight_through: bool = False,
+    cost: Cost | None = None,
 ) -> ir.Model:
-    """Return a model with the derivatives that are asked for."""
-    augmentation = Augmentation(model, straight_through)
+    """Return a model with the derivatives that are asked for; with a cost, those of it where nothing else is named."""
+    source = read(model)
+    initializers = float_initializers(source)
+    costed: Costed | None = None
+    if cost is not None:
+        costed = with_cost(source, cost.name, cost.of, cost.reduction, straight_through=straight_through)
+        source = costed.model
+    augmentation = Augmentation(source, straight_through)
     flag: Batched = "auto" if batched is None else batched
     for done, request in enumerate(wanted):
         advance(done, len(wanted))
-        of, wrt = request.names(augmentation)
+        if costed is None:
+            of, wrt = request.names(augmentation)
+        else:
+            of, wrt = request.of_cost(augmentation, costed, initializers)
         match request.kind:
             case "jacobian":
                 augmentation.jacobian(of, wrt, flag, mode)

@@ -33,8 +33,7 @@ _RANDOM = {
 
 #: Operators that are taken out of loops: those that cannot fail, even where no iteration would have run them.
 _HOISTED = frozenset(
-    "Add Cast Concat Cos Exp Expand Identity Mul Neg Reciprocal Reshape Shape Sigmoid Sin Sub Tanh "
-    "Transpose".split()
+    "Add Cast Concat Cos Exp Expand Identity Mul Neg Reciprocal Reshape Shape Sigmoid Sin Sub Tanh Transpose".split()
 )
 
 #: Operators behind which onnxruntime moves a `DequantizeLinear`.

@@ -34,6 +34,7 @@ def load(
     source: Source | Any,
     sample: Any = None,
     *,
+    variable: str | None = None,
     providers: Sequence[Provider] | None = None,
     session_options: SessionOptions | None = None,
     threads: int | None = None,
@@ -48,9 +49,11 @@ def load(
         >>> J = f.jacobian(x)                   # doctest: +SKIP
 
     Args:
-        source: path of a model, its bytes, a `ModelProto`, an `ir.Model`, or a fitted scikit-learn estimator.
+        source: path of a model, its bytes, a `ModelProto`, an `ir.Model`, a fitted scikit-learn estimator, or the path
+            of a MATLAB network: a function that genFunction wrote (.m), or a .mat file.
         sample: for an estimator, some rows of its input, of which the number of columns, their types, and the names
             of those of a data frame are taken.
+        variable: for a .mat file, the name of the variable that holds the network. None: the only one that does.
         providers: onnxruntime's execution providers in order of preference, each a name or a name with options. None:
             the CPU.
         session_options: onnxruntime's session options: a dictionary of its attributes and configuration entries, a
@@ -68,7 +71,7 @@ def load(
     settings.check()
     if max_bytes < 1:
         raise ValueError(f"max_bytes={max_bytes} is no number of bytes")
-    return Function(find(source, sample, straight_through), settings, int(max_bytes), straight_through)
+    return Function(find(source, sample, straight_through, variable), settings, int(max_bytes), straight_through)
 
 
 class Function:

@@ -39,13 +39,21 @@ class Imported:
 
 #: ``convert(source, sample)``; `sample` is a few rows of input, or None.
 Convert = Callable[[Any, Any], Imported]
+#: ``convert(path, variable)``; `variable` is the name of what is meant among several things in a file, or None.
+ConvertFile = Callable[[Any, "str | None"], Imported]
 
 _IMPORTERS: list[tuple[Callable[[Any], bool], Convert]] = []
+_FILE_IMPORTERS: list[tuple[Callable[[Any], bool], ConvertFile]] = []
 
 
 def register_importer(applies: Callable[[Any], bool], convert: Convert) -> None:
     """Let `load` take a further kind of source: where ``applies(source)`` holds, which must be quick to say."""
     _IMPORTERS.append((applies, convert))
+
+
+def register_file_importer(applies: Callable[[Any], bool], convert: ConvertFile) -> None:
+    """Let `load` take a further kind of files, which say themselves what their inputs are."""
+    _FILE_IMPORTERS.append((applies, convert))
 
 
 @dataclass(frozen=True)
@@ -68,22 +76,24 @@ class Origin:
         return _origin, (file, self.columns)
 
 
-def find(source: Any, sample: Any = None, straight_through: bool = False) -> Origin:
+def find(source: Any, sample: Any = None, straight_through: bool = False, variable: str | None = None) -> Origin:
     """Return the model that `source` is, holds or points to; the standard's `Gradient` nodes, which onnxruntime does
     not have, are replaced.
 
     Raises:
         ModelReadError: if there is none.
     """
-    origin = _find(source, sample)
+    origin = _find(source, sample, variable)
     if not has_gradients(origin.model):
         return origin
     return Origin(read(lower_gradients(origin.model, straight_through=straight_through)), None, origin.columns)
 
 
-def _find(source: Any, sample: Any) -> Origin:
+def _find(source: Any, sample: Any, variable: str | None) -> Origin:
     for applies, convert in _IMPORTERS:
         if applies(source):
+            if variable is not None:
+                raise _no_variables(variable, source)
             imported = convert(source, sample)
             return _origin(imported.model.SerializeToString(), imported.columns)
     if sample is not None:
@@ -91,6 +101,11 @@ def _find(source: Any, sample: Any) -> Origin:
             f"a sample is of use only with a source that is converted to ONNX first, and {_describe(source)} is not; "
             "leave it out"
         )
+    for applies, convert_file in _FILE_IMPORTERS:
+        if applies(source):
+            return _origin(convert_file(source, variable).model.SerializeToString())
+    if variable is not None:
+        raise _no_variables(variable, source)
     if isinstance(source, (bytearray, memoryview)):
         source = bytes(source)
     if isinstance(source, ir.Model):
@@ -101,8 +116,8 @@ def _find(source: Any, sample: Any) -> Origin:
         return _origin(source)
     raise ModelReadError(
         f"{_describe(source)} is no model that can be loaded; give the path or the bytes of an ONNX model, a "
-        "ModelProto, an ir.Model, or a fitted scikit-learn estimator with a sample of its input (PyTorch: export it "
-        "with torch.onnx.export first)"
+        "ModelProto, an ir.Model, a MATLAB network (.m, .mat), or a fitted scikit-learn estimator with a sample of its "
+        "input (PyTorch: export it with torch.onnx.export first)"
     )
 
 
@@ -116,6 +131,12 @@ def _origin(source: str | os.PathLike[str] | bytes, columns: Sequence[str] | Non
         return Origin(model, path, names)
     with open(path, "rb") as file:
         return Origin(model, file.read(), names)
+
+
+def _no_variables(variable: str, source: Any) -> ModelReadError:
+    return ModelReadError(
+        f"variable={variable!r} is of use only with a .mat file, and {_describe(source)} is none; leave it out"
+    )
 
 
 def _describe(source: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,8 @@ def test_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks in one go, with a model of the names that they use."""
     monkeypatch.chdir(tmp_path)
     model = onnx.parser.parse_model(MODEL)
-    onnx.save(model, "model.onnx")
+    for name in ("model.onnx", "old.onnx", "new.onnx"):
+        onnx.save(model, name)
     model.graph.node[1].op_type, model.graph.node[1].domain = "Cube", "my.domain"
     onnx.save(model, "model_with_cube.onnx")
     names: dict[str, object] = {"x": np.ones((2, 3)), "cotangent": np.ones((2, 4)), "onnx": onnx}
@@ -59,12 +61,22 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     onnx.save(onnx.parser.parse_model(MODEL), "model.onnx")
     np.savetxt("X.csv", np.ones((2, 3)), delimiter=",", header="a,b,c", comments="")
+    shutil.copy(ROOT / "fixtures" / "matlab" / "static.m", "net.m")
     lines = re.findall(r"^\| `onnxgrad (.+?)` \|", README, re.MULTILINE)
     lines += re.findall(r"^    onnxgrad (.+)$", README, re.MULTILINE)
     commands = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
     assert {line.split()[0] for line in lines} == commands
     for line in lines:
-        words = [{"MODEL": "model.onnx", "OUT": "out.onnx"}.get(word, word) for word in line.split()]
+        words = [
+            {
+                "MODEL": "model.onnx",
+                "OUT": "out.onnx",
+                "A": "model.onnx",
+                "B": "model.onnx",
+                "GOLDEN": "golden.npz",
+            }.get(word, word)
+            for word in line.split()
+        ]
         result = CliRunner().invoke(app, words, catch_exceptions=False)
         assert result.exit_code == 0, (line, result.output)
 

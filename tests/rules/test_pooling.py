@@ -270,12 +270,3 @@ def test_half_precision(op: str) -> None:
 def test_ambiguous_padding_is_refused(op: str, attrs: dict[str, Any], why: str, dynamic: bool) -> None:
     with pytest.raises(onnxgrad.NotDifferentiableError, match=why):
         onnxgrad.vjp(make_model(Case(op, [a(1, 1, 6)], attrs), dynamic=dynamic), ["y0"], ["x0"])
-
-
-@pytest.mark.parametrize("op", ["MaxRoiPool", "RoiAlign"])
-def test_pooling_of_regions_is_refused(op: str) -> None:
-    rois, attrs = np.array([[0.0, 0, 0, 2, 2]]), {"pooled_shape": [1, 1]}
-    inputs = [a(1, 1, 3, 3), rois] if op == "MaxRoiPool" else [a(1, 1, 3, 3), rois[:, 1:], np.array([0])]
-    case = Case(op, inputs, attrs if op == "MaxRoiPool" else {}, fixed=[1])
-    with pytest.raises(onnxgrad.NotDifferentiableError, match="no rule"):
-        onnxgrad.vjp(make_model(case), ["y0"], ["x0"])
