@@ -20,7 +20,7 @@ import onnxgrad
 from onnxgrad.augmentation import Augmentation
 from onnxgrad.rules import REGISTRY
 from onnxgrad.rules.samples import Mixed, Samples
-from onnxgrad.runtime.operators import MaxPool
+from onnxgrad.runtime.operators import Flatten, MaxPool
 from tests import attention, recurrent, regions, windows
 
 #: Five-point differences with this step are off by about step^4 (1e-16) and rounding / step (1e-12), so 1e-8 leaves
@@ -245,7 +245,7 @@ _NO_DOUBLE = {"LSTM", "GRU", "DFT", "STFT", "DeformConv"}
 #: What takes the place of operators of ONNX's reference.
 SUBSTITUTES = [
     *(Erf, Gelu, LRN, MeanVarianceNormalization, GatherElements, Pad, Mean, Softsign, MaxPool),
-    *(LayerNormalization, LpNormalization),
+    *(Flatten, LayerNormalization, LpNormalization),
     Adam,
     *attention.OPERATORS,
     *windows.OPERATORS,

@@ -288,6 +288,16 @@ class MaxPool(OpRun):
         return y, indices
 
 
+class Flatten(OpRun):
+    """The reference cannot flatten what has no elements."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, axis: int | None = None) -> tuple[Array, ...]:
+        front = x.shape[: 1 if axis is None else axis]
+        return (x.reshape(math.prod(front), math.prod(x.shape[len(front) :])),)
+
+
 class Pad(OpRun):
     """The reference does not know negative widths, which take away."""
 
@@ -367,6 +377,6 @@ class Adam(OpRun):
 
 
 OPERATORS: tuple[type[OpRun], ...] = (
-    *(Erf, Gelu, Conv, ConvTranspose, AveragePool, LpPool, MaxPool, Pad, GatherElements, Dropout, Adam),
+    *(Erf, Flatten, Gelu, Conv, ConvTranspose, AveragePool, LpPool, MaxPool, Pad, GatherElements, Dropout, Adam),
     *(Loop, Scan),
 )

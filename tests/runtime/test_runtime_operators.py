@@ -34,6 +34,9 @@ def single(op: str, inputs: list[np.ndarray | None], **attrs: Any) -> tuple[onnx
 
 CASES: list[tuple[str, list[np.ndarray | None], dict[str, Any]]] = [
     ("Erf", [a(2, 3)], {}),
+    ("Flatten", [a(2, 3, 4)], {"axis": -1}),
+    ("Flatten", [a(0, 1)], {"axis": 1}),
+    ("Flatten", [a(2, 3)], {"axis": 0}),
     ("Gelu", [a(2, 3)], {}),
     ("Gelu", [a(2, 3)], {"approximate": "tanh"}),
     ("Conv", [a(2, 3, 7), a(4, 3, 3)], {}),
