@@ -402,6 +402,8 @@ def expand(g: Growing, x: str) -> str:
     shape = g.shapes[x]
     target = tuple(g.pick(g.sizes_of_axes) if d == 1 and g.flag() else g.pick([d, 1]) for d in shape)
     target = (*g.shape(0, 1), *target)
+    if 0 in target and 0 not in shape:  # onnxruntime's optimizer takes such an Expand out (1.32)
+        raise Unfit
     return g.emit("Expand", [x, g.constant(list(target))], np.broadcast_shapes(shape, target))
 
 
