@@ -57,6 +57,8 @@ def check_flow(
     wrt = [name for name, x in feeds.items() if x.dtype.kind == "f"] if wrt is None else wrt
     before = run(model, feeds)
     of = [name for name, y in before.items() if y.dtype.kind == "f"]
+    assert of
+    assert wrt
     expected = {(y, x): differences(model, feeds, y, x) for y in of for x in wrt}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", onnxgrad.DisconnectedWarning)

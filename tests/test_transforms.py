@@ -458,6 +458,12 @@ def test_mixed_precision() -> None:
             i = BitCast<to = 6>(x) h = Div(i, one) j = Sub(magic, h) y = BitCast<to = 1>(j)
         }""",
         "g (float[N] x) => (float[N] y) { i = BitCast<to = 6>(x) j = Identity(i) k = BitCast<to = 1>(j) y = Sin(k) }",
+        """g (float[N] x, bool c) => (float[N] y) {
+            i = BitCast<to = 6>(x)
+            j = If(c) <then_branch = a () => (int32[N] p) { p = Identity(i) },
+                       else_branch = b () => (int32[N] q) { q = Neg(i) }>
+            y = BitCast<to = 1>(j)
+        }""",
     ],
 )
 def test_bits_are_no_silent_zero(body: str) -> None:

@@ -77,7 +77,7 @@ def analyze(op: Builder, nodes: Iterable[ir.Node], wrt: Collection[ir.Value], of
         if is_flow(node):
             within = through_bodies(op, node, varied)
             stops.extend(within.stops)
-            differentiable = [v for v in differentiable if v in within.left]
+            differentiable = [v for v in node.outputs if v in within.left]
         if not differentiable and rule is not None and STRAIGHT_THROUGH.get(rule.operator) is not None:
             stops.append(f"{view.operator} (node {view.name!r}): its output is rounded")
         elif not differentiable and op.straight_through and _has_numbers(view, entering):

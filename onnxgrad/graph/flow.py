@@ -330,7 +330,7 @@ def _iteration_types(op: Builder, node: ir.Node, inputs: Inputs) -> list[Type | 
         states = leaving
     op.settled = final
     if node.op_type == "Loop":
-        endless = inputs[1] is None or inputs[1].content == (1,)
+        endless = node.inputs[1] is None or (inputs[1] is not None and inputs[1].content == (1,))
         trips = None if inputs[0] is None else inputs[0].content
         counted = endless and after is not None and after.content == (1,) and trips is not None
         length = op.trips(trips[0]) if counted and trips is not None else op.fresh_dim()

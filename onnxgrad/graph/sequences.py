@@ -268,6 +268,9 @@ RESOLVERS: dict[str, Callable[[_Use], Resolution]] = {
 }
 
 
+#: Operators that can always be resolved for a sequence that is stacked.
+_OF_STACKS = {"ConcatFromSequence", "SequenceAt", "SequenceLength"}
+
 # --- sequences that grow in a loop ----------------------------------------------------------------
 
 
@@ -281,7 +284,7 @@ def stack_appended(op: Builder, node: ir.Node) -> ir.Node | None:
         The new node, in the place of the old one, or None if there is no such sequence.
     """
     it = Iteration.of(node)
-    appended = {s: t for s in it.states if (t := _appended(op, s)) is not None}
+    appended = {s: t for s in it.states if (t := _appended(op, s, node.graph)) is not None}
     if not appended:
         return None
     graph = it.graph
@@ -320,7 +323,7 @@ def stack_appended(op: Builder, node: ir.Node) -> ir.Node | None:
     return new
 
 
-def _appended(op: Builder, s: State) -> Tensor | None:
+def _appended(op: Builder, s: State, user_graph: object) -> Tensor | None:
     """Return the tensor that each iteration appends to a sequence, where that is all that is done to it."""
     node = s.leaving.producer()
     if node is None or node.op_type != "SequenceInsert" or node.domain or len(node.inputs) > 2:
@@ -328,7 +331,8 @@ def _appended(op: Builder, s: State) -> Tensor | None:
     value = node.inputs[1]
     tensor = None if value is None else op.tensor(value)
     alone = node.inputs[0] is s.entering and len(s.entering.uses()) == 1 and not s.leaving.uses()
-    resolved = not s.final.is_graph_output() and all(user.op_type in RESOLVERS for user, _ in s.final.uses())
+    users = [user for user, _ in s.final.uses()]  # in the same graph: branches that are not taken are not resolved
+    resolved = not s.final.is_graph_output() and all(u.op_type in _OF_STACKS and u.graph is user_graph for u in users)
     before = op.sequences.get(s.initial)
     if not (alone and resolved and tensor is not None and before is not None and before.tensors == ()):
         return None

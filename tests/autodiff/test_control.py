@@ -264,3 +264,18 @@ def test_a_step_inside_is_zero_and_said_so() -> None:
         model = onnxgrad.vjp(parsed(body))
     feeds = {"s": a(2), "c": np.array(True), "adj_y": a(2)}
     np.testing.assert_array_equal(run(model, feeds)["adj_s"], np.zeros(2))
+
+
+def test_condition_of_unknown_type_does_not_make_a_loop_endless() -> None:
+    """Its number of iterations is then not that which the loop may count to."""
+    body = """g (double[2] s, double[2] t) => (double[2] end, double[K,2] y) <int64 three = {3}> {
+        go = my.Decide(t)
+        end, y = Loop <body = b (int64 i, bool c, double[2] h) => (bool on, double[2] m, double[2] d) {
+            on = Identity(c) m = Sin(h) d = Mul(m, m)
+        }> (three, go, s)
+    }"""
+    model = parsed(body)
+    model.opset_import.add(domain="my", version=1)
+    op = Builder(normalize(read(model)))
+    (y,) = (t for v in op.model.graph.outputs if v.name == "y" and (t := op.tensor(v)) is not None)
+    assert y.shape[0] != 3

@@ -157,3 +157,23 @@ def test_nothing_of_a_sequence_remains() -> None:
     model = onnxgrad.vjp(parsed(body))
     onnx.checker.check_model(model)
     assert not [n.op_type for n in model.graph.node if "Sequence" in n.op_type]
+
+
+def test_sequence_that_is_used_in_a_branch_stays() -> None:
+    """What a branch does with it may not be resolved, so the loop goes on making it."""
+    body = """g (double[2] x, int64 n, bool c) => (double[K,2] z, double[2] w) {
+        e = SequenceEmpty<dtype = 11>() w = Cos(x)
+        h, s = Loop<body = b (int64 i, bool on, double[2] hh, seq(double[2]) ss)
+            => (bool next, double[2] t, seq(double[2]) longer) {
+            next = Identity(on) t = Sin(hh) longer = SequenceInsert(ss, t)
+        }>(n, , x, e)
+        z = If(c) <then_branch = a () => (double[P,2] p) { p = ConcatFromSequence<axis = 0, new_axis = 1>(s) },
+                   else_branch = d () => (double[Q,2] q) { q = ConcatFromSequence<axis = 0, new_axis = 1>(s) }>
+    }"""
+    model = parsed(body)
+    feeds = {"x": X[0, :2], "n": np.array(2), "c": np.array(True)}
+    before = run(model, feeds)["z"]
+    with pytest.raises(onnxgrad.NotDifferentiableError, match="ConcatFromSequence"):
+        onnxgrad.vjp(model, of="z")
+    other = onnxgrad.vjp(model, of="w", wrt="x")
+    np.testing.assert_array_equal(run(other, {**feeds, "adj_w": np.ones(2)})["z"], before)
