@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.errors import Refusal
-from onnxgrad.graph import content, flow, infer, operands, sequences, simplify
+from onnxgrad.graph import content, flow, forms, infer, operands, sequences, simplify
 from onnxgrad.graph.dims import Dim, Shape, broadcast, broadcast_of, dim_mul, division_of, size_of, terms_of
 from onnxgrad.graph.node import Node, attribute_defaults, python_attributes, since_version
 from onnxgrad.graph.tensor import Tensor
@@ -605,6 +605,10 @@ class Builder:
         taken.add(candidate)
         return candidate
 
+    def node_name(self, name: str) -> str:
+        """Return `name`, with a suffix if a node is called so already; the name is then taken."""
+        return self._unique(name, self._node_names)
+
     def unique_name(self, name: str) -> str:
         """Return `name`, with a numeric suffix if the model has it already; the name is then taken."""
         candidate, n = name, 1
@@ -858,7 +862,7 @@ class Builder:
         live = self._live(needed)
         self._within.memo.clear()  # what was discarded must not be found again
         assert all(v not in self._phantoms for node in live for v in node.outputs), "a placeholder survived"
-        self.model.graph.extend(flow.without_empty_scans(self, live))
+        self.model.graph.extend(forms.fast_forms(self, flow.without_empty_scans(self, live)))
         for value in {tensor.value for tensor in self._constants.values()}:
             if not value.uses() and value not in needed:
                 self.model.graph.initializers.pop(value.name)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import NamedTuple
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import PreconditionError
 from onnx_ir.passes.common import (
@@ -17,6 +18,7 @@ from onnx_ir.passes.common import (
 )
 
 from onnxgrad.errors import ModelReadError
+from onnxgrad.graph.forms import STEPS
 from onnxgrad.model.lift import lift
 from onnxgrad.model.names import give_names, values_of
 from onnxgrad.model.opsets import agree_on_imports
@@ -45,6 +47,7 @@ def normalize(model: ir.Model, keep_functions: Container[ir.OperatorIdentifier] 
     - constants are initializers of their graph, whether weights or ``Constant`` nodes (except those that are outputs);
     - values that `ai.onnx` operators produce have no type and no shape, since those in a file may be stale; what the
       file says about graph outputs is kept in ``meta["declared"]`` as `Declared`. Values of other domains keep theirs;
+    - what `onnxgrad.graph.forms` wrote as a `HardSigmoid` of the greatest slope is the comparison that it stands for;
     - a `Dropout` that is or may be in training mode returns its mask, without which nobody could say what it did;
     - the size of an axis is a number, a name, or None where the name only said that it is unknown.
 
@@ -72,6 +75,7 @@ def normalize(model: ir.Model, keep_functions: Container[ir.OperatorIdentifier] 
         lambda m: _inline(m, keep_functions),
         _forget_stale_types,  # inlining declares for the results of bodies what the file declared for those of calls
         _forget_names_for_unknown,
+        _spell_out_steps,
         give_names,
         lift,
         _encode_strings,
@@ -174,6 +178,26 @@ def _give_each_output_its_node(model: ir.Model) -> None:
                 function.append(identity)
                 function.outputs[index] = value = identity.outputs[0]
             seen.add(value)
+
+
+def _spell_out_steps(model: ir.Model) -> None:
+    for graph in graphs_of(model):
+        for node in list(graph):
+            compared = _comparison(node)
+            if compared is not None:
+                zero = ir.node("Constant", [], {"value": ir.tensor(np.float32(0))})
+                mask = ir.node(compared, [node.inputs[0], zero.outputs[0]])
+                number = ir.node("Cast", mask.outputs, {"to": ir.DataType.FLOAT.value}, name=node.name)
+                new = [zero, mask, number]
+                ir.convenience.replace_nodes_and_values(graph, node, [node], new, node.outputs, number.outputs)
+
+
+def _comparison(node: ir.Node) -> str | None:
+    """Return the comparison with 0 that a `HardSigmoid` stands for, if it is a step."""
+    if node.op_type != "HardSigmoid" or node.domain:
+        return None
+    given = {name: a.value for name, a in node.attributes.items() if not a.is_ref()}
+    return next((c for c, step in STEPS.items() if (given.get("alpha"), given.get("beta")) == step), None)
 
 
 def _encode_strings(model: ir.Model) -> None:

@@ -89,11 +89,9 @@ elementwise("Softsign", lambda op, y, x: _square(op.Reciprocal(1 + op.Abs(x))), 
 elementwise("HardSigmoid", lambda op, y, x, *, alpha: _inside(op, y, 0, 1, alpha), versions=(6, 22))
 elementwise("HardSwish", lambda op, y, x: _hard_swish(op, x), versions=(14, 22))
 elementwise("ThresholdedRelu", lambda op, y, x, *, alpha: x > alpha, versions=(10, 22))
-elementwise("LeakyRelu", lambda op, y, x, *, alpha: _choose(op, x > 0, 1.0, alpha, x), versions=(16,))
-elementwise("Elu", lambda op, y, x, *, alpha: _choose(op, x > 0, 1.0, alpha * _exp_below(op, x), x), versions=(6, 22))
-elementwise(
-    "Celu", lambda op, y, x, *, alpha: _choose(op, x > 0, 1.0, _exp_below(op, x * (1 / alpha)), x), versions=(12, 28)
-)
+elementwise("LeakyRelu", lambda op, y, x, *, alpha: _leaky(op, y, x, alpha), versions=(16,))
+elementwise("Elu", lambda op, y, x, *, alpha: _elu(op, x, alpha), versions=(6, 22))
+elementwise("Celu", lambda op, y, x, *, alpha: _exp_below(op, x * (1 / alpha)), versions=(12, 28))
 elementwise(
     "Selu",
     lambda op, y, x, *, alpha, gamma: _choose(op, x > 0, gamma, (alpha * gamma) * _exp_below(op, x), x),
@@ -125,10 +123,18 @@ def _inside(op: Builder, y: Tensor, low: float, high: float, slope: float) -> Te
 
 
 def _exp_below(op: Builder, x: Tensor) -> Tensor:
-    """``exp(min(x, 0))``: the branch of x > 0 is not taken, and must not overflow all the same (inf · 0 in a second
-    order).
-    """
-    return op.Exp(op.Min(x, op.constant(0, x.dtype)))
+    """``exp(min(x, 0))``, which is 1 above 0, and does not overflow there."""
+    return op.Exp(op.Clip(x, None, 0))
+
+
+def _leaky(op: Builder, y: Tensor, x: Tensor, alpha: float) -> Tensor:
+    """The slope; y tells the sides apart where it has the sign of x, and so leaves x to a fusion."""
+    return _choose(op, (y if alpha > 0 else x) > 0, 1.0, alpha, x)
+
+
+def _elu(op: Builder, x: Tensor, alpha: float) -> Tensor:
+    slope = _exp_below(op, x)
+    return slope if alpha == 1 else _choose(op, x > 0, 1.0, alpha * slope, x)
 
 
 def _hard_swish(op: Builder, x: Tensor) -> Tensor:

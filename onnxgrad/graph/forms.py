@@ -1,0 +1,211 @@
+"""The forms in which runtimes are fast: what was emitted for its meaning is put into them before it is written.
+
+Formulas choose by masks, ``where(x > 0, ct, 0)``, which is a step where it is differentiated again, and which onnxruntime
+(1.32) executes at 4 ns per element, ten times the cost of a product. The product with the mask as a number is the same
+wherever the cotangent is finite, since only ``0 · ∞`` is not 0. So it is written where that is certain (`finite_values`).
+As a number, the mask ``x > 0`` is a `HardSigmoid` of the greatest slope: one kernel in the place of two, and, like the
+product, one that onnxruntime executes in the blocked layout of its convolutions. A model that is read has it spelled out
+again (`spell_out_steps`), so that nobody takes it for a slope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.graph.flow import graphs_in, reads
+from onnxgrad.graph.tensor import Tensor
+
+if TYPE_CHECKING:
+    from onnxgrad.graph.builder import Builder
+
+#: Slope of a `HardSigmoid` that is a step: from 0 to 1 within the numbers that float32 has below its normal ones.
+STEEP = float(np.finfo(np.float32).max)
+
+#: Operators that give finite numbers for finite ones, overflow aside.
+_FINITE = frozenset(
+    """
+    Abs Add ArgMax ArgMin Asinh Atan AveragePool BatchNormalization Cast CastLike Ceil Celu CenterCropPad Clip Col2Im
+    Compress Concat ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DeformConv DepthToSpace DequantizeLinear Dropout
+    Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool
+    GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Hardmax Identity
+    InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual LogSoftmax MatMul Max MaxPool
+    MaxRoiPool MaxUnpool Mean MeanVarianceNormalization Min Mish Mul Neg NonZero Not OneHot PRelu Pad QuantizeLinear RNN
+    RMSNormalization Range ReduceL1 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare Relu Reshape Resize
+    ReverseSequence RoiAlign Round ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax
+    Softplus Softsign SpaceToDepth Split Squeeze Sub Sum Swish Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze
+    Upsample Where
+    """.split()
+)
+#: Operators of which this holds where the operand at a position does not depend on what is fed (a divisor, say).
+_FINITE_BY = {"Div": 1, "Pow": 1, "Reciprocal": 0, "Sqrt": 0}
+
+#: Where cotangents are masked by products: in half precision they overflow too easily to call them finite.
+_DTYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+_BOOLEAN = frozenset("And Equal Greater GreaterOrEqual Less LessOrEqual Not Or Xor".split())
+
+#: Slope and offset of the `HardSigmoid` that is 1 where x compares to 0 so, and 0 elsewhere.
+STEPS = {"Greater": (STEEP, 0.0), "GreaterOrEqual": (STEEP, 1.0), "Less": (-STEEP, 0.0), "LessOrEqual": (-STEEP, 1.0)}
+
+
+def fast_forms(op: Builder, nodes: Sequence[ir.Node]) -> list[ir.Node]:
+    """Return emitted nodes with those changed, here and in bodies, that have a faster form."""
+    return _Writer(op, finite_values(op, [*op.model.graph, *nodes])).write(nodes, {})
+
+
+class _Writer:
+    def __init__(self, op: Builder, finite: set[ir.Value]) -> None:
+        self.op = op
+        self.finite = finite
+
+    def write(self, nodes: Sequence[ir.Node], known: Mapping[_Mask, ir.Value]) -> list[ir.Node]:
+        """Return the nodes of one scope in fast forms; `known` holds the masks that are numbers already around it."""
+        result: list[ir.Node] = []
+        numbers = dict(known)
+        for node in nodes:
+            for _, graph in graphs_in(node):
+                inner = list(graph)
+                graph.remove(inner)
+                graph.extend(self.write(inner, numbers))
+            found = self._choice(node)
+            if found is not None:
+                mask, kept = found
+                if mask not in numbers:
+                    with self.op.body() as new, self.op.unshared(), self.op.named_after(_scope(node)):
+                        numbers[mask] = _as_number(self.op, mask).value
+                        result += new
+                self._become(node, *self._form(numbers[mask], kept))
+            result.append(node)
+        return _without_unused(result)
+
+    def _choice(self, node: ir.Node) -> tuple[_Mask, ir.Value | float] | None:
+        """Return what a `Where` between something and 0, or between 1 and a smaller number, chooses and by which mask."""
+        if node.op_type != "Where" or node.domain:
+            return None
+        mask, a, b = node.inputs
+        y, first, second = self.op.tensor(node.outputs[0]), _number_of(self.op, a), _number_of(self.op, b)
+        if mask is None or a is None or b is None or y is None or y.dtype not in _DTYPES:
+            return None
+        if first == 1 and second is not None and 0 < second < 1:
+            return _Mask(mask, True, y.dtype), second
+        if second == 0 and self._is_finite(a):
+            return _Mask(mask, True, y.dtype), a
+        if first == 0 and self._is_finite(b):
+            return _Mask(mask, False, y.dtype), b
+        return None
+
+    def _is_finite(self, value: ir.Value) -> bool:
+        return value in self.finite or value.is_graph_input() or value.is_initializer()
+
+    def _form(self, mask: ir.Value, kept: ir.Value | float) -> tuple[str, list[ir.Value]]:
+        """``mask · kept``, or ``max(mask, kept)`` for a number between 0 and 1."""
+        if isinstance(kept, ir.Value):
+            return "Mul", [kept, mask]
+        number = self.op.tensor(mask)
+        assert number is not None
+        return "Max", [mask, self.op.constant(kept, number.dtype).value]
+
+    def _become(self, node: ir.Node, op_type: str, inputs: Sequence[ir.Value]) -> None:
+        """Turn a node into one of another operator."""
+        old, y = node.name, node.outputs[0]
+        node.op_type, node.name = op_type, self.op.node_name(f"{_scope(node)}/{op_type}")
+        if y.name == old:
+            y.name = node.name
+        node.resize_inputs(len(inputs))
+        for i, value in enumerate(inputs):
+            node.replace_input_with(i, value)
+
+
+def _scope(node: ir.Node) -> str:
+    """Return the name of what an emitted node differentiates."""
+    return (node.name or "").rpartition("/")[0]
+
+
+class _Mask(NamedTuple):
+    """A mask, or (where `holds` is not set) its opposite, as numbers."""
+
+    value: ir.Value
+    holds: bool
+    dtype: ir.DataType
+
+
+def _as_number(op: Builder, mask: _Mask) -> Tensor:
+    """Write a mask as 0 and 1: as a step, if it compares something in float32 with 0."""
+    node = mask.value.producer()
+    if node is not None and node.op_type in STEPS and not node.domain and mask.dtype == ir.DataType.FLOAT:
+        x, zero = (None if v is None else op.tensor(v) for v in node.inputs)
+        if x is not None and zero is not None and x.dtype == mask.dtype and zero.scalar == 0 and zero.rank <= x.rank:
+            slope, offset = STEPS[node.op_type]
+            if not mask.holds:
+                slope, offset = -slope, 1 - offset
+            return op.HardSigmoid(x, alpha=slope, beta=offset)
+    tensor = op.tensor(mask.value)
+    assert tensor is not None
+    return op.cast(tensor if mask.holds else op.Not(tensor), mask.dtype)
+
+
+def _number_of(op: Builder, value: ir.Value | None) -> float | None:
+    tensor = None if value is None else op.tensor(value)
+    return None if tensor is None or not tensor.is_float or tensor.rank else tensor.scalar
+
+
+def _without_unused(nodes: Sequence[ir.Node]) -> list[ir.Node]:
+    """Leave out comparisons that nobody asks for any more."""
+    kept = []
+    for node in reversed(nodes):
+        if node.op_type in _BOOLEAN and not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            for i in range(len(node.inputs)):
+                node.replace_input_with(i, None)
+        else:
+            kept.append(node)
+    return kept[::-1]
+
+
+def finite_values(op: Builder, nodes: Iterable[ir.Node]) -> set[ir.Value]:
+    """Return those of the values that nodes give, in topological order, that are finite whatever finite is fed.
+
+    Overflow aside: then other numbers have overflowed, too.
+    """
+    fixed: set[ir.Value] = set()
+    finite: set[ir.Value] = set()
+
+    def is_fixed(value: ir.Value | None) -> bool:
+        return value is None or value.is_initializer() or value in fixed
+
+    def is_finite(value: ir.Value | None) -> bool:
+        if value is None or value in finite or value.is_graph_input():
+            return True
+        tensor = op.tensor(value)
+        if not value.is_initializer():
+            return tensor is not None and not tensor.is_float
+        known = None if tensor is None or not tensor.is_float else tensor.const
+        return known is None or bool(np.isfinite(known.astype(np.float64)).all())
+
+    def keeps_finite(node: ir.Node) -> bool:
+        inner = [each for _, graph in graphs_in(node) for each in graph]
+        if node.domain or inner:
+            return not node.domain and all(map(keeps_finite, inner))
+        if node.op_type in _FINITE_BY:
+            return is_fixed(node.inputs[_FINITE_BY[node.op_type]])
+        return node.op_type in _FINITE
+
+    for node in nodes:
+        used = list(reads(node))
+        if all(map(is_fixed, used)) and not any(True for _ in graphs_in(node)):
+            fixed.update(node.outputs)
+            finite.update(node.outputs)  # numbers of a model that makes sense
+        elif all(map(is_finite, used)) and keeps_finite(node):
+            finite.update(node.outputs, _inside(node))
+    return finite
+
+
+def _inside(node: ir.Node) -> Iterator[ir.Value]:
+    """Yield all values in the bodies of a node."""
+    for _, graph in graphs_in(node):
+        yield from graph.inputs
+        for inner in graph:
+            yield from inner.outputs
+            yield from _inside(inner)
