@@ -98,6 +98,7 @@ class Builder:
         self._names = {v.name for v in values}
         self._dim_names = {d.value for v in values if v.shape is not None for d in v.shape if not isinstance(d, int)}
         self._phantoms: set[ir.Value] = set()
+        self._fixed: dict[ir.Value, bool] = {}
         self.relied_on: set[str] = set()
         self._node_names = {node.name for node in model.graph.all_nodes()}
         self._fresh = 0
@@ -635,6 +636,19 @@ class Builder:
         self._tensors[value] = tensor
         self._phantoms.add(value)
         return tensor
+
+    def is_fixed(self, x: Tensor) -> bool:
+        """Whether a tensor is a weight, or computed from weights alone, which runtimes do once, in advance."""
+        value = x.value if x.spread is None else x.spread.value
+        known = self._fixed.get(value)
+        if known is None:
+            node = value.producer()
+            known = value.is_initializer()
+            if node is not None and node.op_type not in _RANDOM and not flow.is_flow(node):
+                sources = [self._tensors.get(v) for v in node.inputs if v is not None]
+                known = all(t is not None and self.is_fixed(t) for t in sources)
+            self._fixed[value] = known
+        return known
 
     def is_placeholder(self, x: Tensor) -> bool:
         """Whether a tensor is a placeholder, or depends on one."""

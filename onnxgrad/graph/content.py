@@ -9,7 +9,9 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import onnx
 import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
 
 from onnxgrad.graph.dims import Dim, dim_add, dim_div, dim_floordiv, dim_mul, dim_sub, size_of
 from onnxgrad.graph.operands import Attrs, Inputs, Type, elements_of, elements_or, shape_of
@@ -18,19 +20,50 @@ from onnxgrad.graph.tensor import SMALL
 #: Types whose elements are followed.
 FOLLOWED = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
 
+#: Operators that are followed where all that they take is known, by running them.
+_COMPUTED = frozenset(
+    """
+    Abs ArgMax ArgMin BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Clip Compress CumSum Expand GatherElements
+    GatherND Mod NonZero Pad Pow ReduceMax ReduceMin ReduceSum ReverseSequence ScatterElements ScatterND Sign Sum Tile
+    Trilu Xor
+    """.split()
+)
+
 Content = tuple[Dim, ...] | None
 ContentFormula = Callable[[Attrs, Inputs], Content]
 
 
 def infer_content(node: ir.Node, inputs: Inputs, attrs: Attrs, output: Type | None) -> tuple[Dim, ...] | None:
     """Return the elements of a node's small integer output where they follow from what is known of its inputs."""
-    follow = CONTENTS.get(node.op_type) if node.domain == "" else None
-    if follow is None or output is None or output[0] not in FOLLOWED or not inputs or inputs[0] is None:
+    if node.domain or output is None or output[0] not in FOLLOWED or not inputs or inputs[0] is None:
         return None
-    elements = follow(attrs, inputs)
+    follow = CONTENTS.get(node.op_type)
+    elements = _evaluated(node, inputs) if follow is None else follow(attrs, inputs)
     if node.op_type == "Cast" and output[0] == ir.DataType.BOOL and elements is not None:
         return None if any(isinstance(e, str) for e in elements) else tuple(int(e != 0) for e in elements)
     return elements
+
+
+def _evaluated(node: ir.Node, inputs: Inputs) -> Content:
+    """Run a node of which all inputs are known integers, as exporters leave them behind, in ONNX's reference."""
+    feeds = {}
+    for i, tensor in enumerate(inputs):
+        if tensor is None:
+            continue
+        known, data = tensor.ints, _array(inputs, i)
+        if known is None or data is None:
+            return None
+        feeds[f"x{i}"] = data.astype(tensor.dtype.numpy())
+    if node.op_type not in _COMPUTED or len(node.outputs) != 1:
+        return None
+    names = ["" if tensor is None else f"x{i}" for i, tensor in enumerate(inputs)]
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    proto = onnx.helper.make_node(node.op_type, names, ["y"], **attributes)
+    types = [onnx.helper.np_dtype_to_tensor_dtype(array.dtype) for array in feeds.values()]
+    ports = [onnx.helper.make_tensor_value_info(n, t, a.shape) for (n, a), t in zip(feeds.items(), types, strict=True)]
+    graph = onnx.helper.make_graph([proto], "node", ports, [onnx.ValueInfoProto(name="y")])
+    (result,) = ReferenceEvaluator(onnx.helper.make_model(graph)).run(None, feeds)
+    return tuple(int(element) for element in np.ravel(result))
 
 
 def infer_contents(

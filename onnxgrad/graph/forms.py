@@ -40,6 +40,8 @@ _FINITE = frozenset(
     Upsample Where
     """.split()
 )
+#: Operators that give sizes, which are no worse than weights: a size of 0 leaves no elements to go wrong.
+_SIZES = frozenset(["Shape", "Size"])
 #: Operators of which this holds where the operand at a position does not depend on what is fed (a divisor, say).
 _FINITE_BY = {"Div": 1, "Pow": 1, "Reciprocal": 0, "Sqrt": 0}
 
@@ -194,7 +196,7 @@ def finite_values(op: Builder, nodes: Iterable[ir.Node]) -> set[ir.Value]:
 
     for node in nodes:
         used = list(reads(node))
-        if all(map(is_fixed, used)) and not any(True for _ in graphs_in(node)):
+        if node.op_type in _SIZES or (all(map(is_fixed, used)) and not any(True for _ in graphs_in(node))):
             fixed.update(node.outputs)
             finite.update(node.outputs)  # numbers of a model that makes sense
         elif all(map(is_finite, used)) and keeps_finite(node):

@@ -10,12 +10,12 @@ rewrites move them outwards, towards the result, where most of them never need t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.graph.dims import Dim, Shape, broadcast, dim_div, size_of
+from onnxgrad.graph.dims import Dim, Shape, broadcast, dim_add, dim_div, size_of
 from onnxgrad.graph.equation import equation_of, sizes_of, terms_of
 from onnxgrad.graph.sizes import POINTWISE
 from onnxgrad.graph.tensor import Tensor
@@ -183,6 +183,50 @@ def add_zero(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor |
     if b.scalar == 0:
         return _broadcast_to_both(op, a, b)
     return _broadcast_to_both(op, b, a) if a.scalar == 0 else None
+
+
+def add_pads(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor | None:
+    """``pad(a) + pad(b) = pad(a | b)`` where b begins at the very place at which a ends, as when a tensor was split."""
+    first, second = (_padding_of(op, x) for x in _two(operands))
+    if first is None or second is None or first.axis != second.axis:
+        return None
+    if second.start == first.end:
+        pass
+    elif first.start == second.end:
+        first, second = second, first
+    else:
+        return None
+    joined = op.Concat(first.part, second.part, axis=first.axis - first.part.rank)
+    if first.start == 0 and second.behind == 0:
+        return joined
+    amounts: list[Dim] = [0] * (2 * joined.rank)
+    amounts[first.axis], amounts[first.axis + joined.rank] = first.start, second.behind
+    return op.Pad(joined, op.ints(amounts), shape=_two(operands)[0].shape)
+
+
+class _Padding(NamedTuple):
+    """A part of a tensor that is zero elsewhere: what is in front of it along an axis, where it ends, what is behind."""
+
+    part: Tensor
+    axis: int
+    start: Dim
+    end: Dim
+    behind: Dim
+
+
+def _padding_of(op: Builder, x: Tensor) -> _Padding | None:
+    node = _emitted(op, x, "Pad")
+    if node is None or len(node.inputs) != 2 or node.attributes:
+        return None
+    part, amounts = (op.tensor(v) for v in node.inputs)
+    if part is None or amounts is None or amounts.content is None:
+        return None
+    axes = {i % x.rank for i, n in enumerate(amounts.content) if n != 0}
+    if len(axes) != 1 or any(isinstance(n, int) and n < 0 for n in amounts.content):
+        return None
+    (axis,) = axes
+    start = amounts.content[axis]
+    return _Padding(part, axis, start, dim_add(start, part.shape[axis]), amounts.content[axis + x.rank])
 
 
 def sub_zero(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor | None:
@@ -357,7 +401,7 @@ def _tensors(operands: Operands) -> list[Tensor]:
 
 
 REWRITES: dict[str, tuple[Rewrite, ...]] = {
-    "Add": (add_zero,),
+    "Add": (add_zero, add_pads),
     "Sub": (sub_zero,),
     "Mul": (mul_scalar,),
     "Div": (div_scalar,),

@@ -6,6 +6,7 @@ formula. Points without a derivative follow PyTorch; ``docs/kinks.md`` lists the
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -201,15 +202,21 @@ def clip(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]]:
     Where low > high, ONNX lets high win.
     """
     x, low, high = node.x, node.input(1), node.input(2)
-    never = op.constant(False)
-    above = never if high is None else x > high
-    if low is not None and high is not None:
-        above = op.Greater(op.Max(x, low), high)
-    below = never if low is None else op.And(x < low, op.Not(above))
+
+    def by_x() -> Tensor:
+        inside = [op.GreaterOrEqual(x, low)] if low is not None else []
+        inside += [op.LessOrEqual(x, high)] if high is not None else []
+        return op.Where(functools.reduce(op.And, inside), ct, 0) if inside else ct
+
+    def above() -> Tensor:
+        if high is None:
+            return op.constant(False)
+        return op.Greater(x if low is None else op.Max(x, low), high)
+
     return (
-        lambda: op.Where(op.Or(below, above), 0, ct),
-        lambda: op.Where(below, ct, 0),
-        lambda: op.Where(above, ct, 0),
+        by_x,
+        lambda: op.Where(op.And(x < low, op.Not(above())), ct, 0),
+        lambda: op.Where(above(), ct, 0),
     )
 
 
