@@ -23,9 +23,8 @@ FOLLOWED = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
 #: Operators that are followed where all that they take is known, by running them.
 _COMPUTED = frozenset(
     """
-    Abs ArgMax ArgMin BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Clip Compress CumSum Expand GatherElements
-    GatherND Mod NonZero Pad Pow ReduceMax ReduceMin ReduceSum ReverseSequence ScatterElements ScatterND Sign Sum Tile
-    Trilu Xor
+    Abs ArgMax ArgMin BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Clip CumSum Expand Mod Pow
+    ReduceMax ReduceMin ReduceSum Sign Sum Tile Trilu Xor
     """.split()
 )
 
@@ -38,13 +37,13 @@ def infer_content(node: ir.Node, inputs: Inputs, attrs: Attrs, output: Type | No
     if node.domain or output is None or output[0] not in FOLLOWED or not inputs or inputs[0] is None:
         return None
     follow = CONTENTS.get(node.op_type)
-    elements = _evaluated(node, inputs) if follow is None else follow(attrs, inputs)
+    elements = _evaluated(node, inputs, output) if follow is None else follow(attrs, inputs)
     if node.op_type == "Cast" and output[0] == ir.DataType.BOOL and elements is not None:
         return None if any(isinstance(e, str) for e in elements) else tuple(int(e != 0) for e in elements)
     return elements
 
 
-def _evaluated(node: ir.Node, inputs: Inputs) -> Content:
+def _evaluated(node: ir.Node, inputs: Inputs, output: Type) -> Content:
     """Run a node of which all inputs are known integers, as exporters leave them behind, in ONNX's reference."""
     feeds = {}
     for i, tensor in enumerate(inputs):
@@ -54,7 +53,8 @@ def _evaluated(node: ir.Node, inputs: Inputs) -> Content:
         if known is None or data is None:
             return None
         feeds[f"x{i}"] = data.astype(tensor.dtype.numpy())
-    if node.op_type not in _COMPUTED or len(node.outputs) != 1:
+    sizes_known = output[1] is not None and all(isinstance(d, int) for d in output[1])
+    if node.op_type not in _COMPUTED or len(node.outputs) != 1 or not sizes_known:
         return None
     names = ["" if tensor is None else f"x{i}" for i, tensor in enumerate(inputs)]
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}

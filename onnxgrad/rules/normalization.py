@@ -72,9 +72,10 @@ def _in_working_type(op: Builder, node: Node, *tensors: Tensor | None) -> list[T
 
 def _standardized(op: Builder, x: Tensor, axes: Sequence[int], epsilon: float) -> tuple[Tensor, Tensor]:
     """Return ``n = (x - mean) / σ`` and ``1/σ``, with ``σ² = variance + ε``; in float32, one operator does both."""
-    first, sizes = min(axes), x.shape[min(axes) :]
+    first = min(axes, default=0)
+    sizes = x.shape[first:]
     last = sorted(axes) == list(range(first, 0)) and all(isinstance(d, int) for d in sizes)
-    if last and x.dtype == ir.DataType.FLOAT:
+    if axes and last and x.dtype == ir.DataType.FLOAT:
         one = op.constant(np.ones([int(d) for d in sizes]), x.dtype)
         n, _, inverse = op.emit("LayerNormalization", x, one, outputs=3, axis=first, epsilon=epsilon)
         return n, inverse
