@@ -50,6 +50,11 @@ class Timing:
     times: list[float] = field(default_factory=list)
 
     @property
+    def timed(self) -> bool:
+        """Whether there are times."""
+        return self.status == "timed"
+
+    @property
     def median(self) -> float:
         """Median of the times."""
         return float(np.median(self.times)) if self.times else float("nan")

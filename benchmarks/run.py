@@ -6,14 +6,17 @@ import json
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import report
+from benchmarks import document, report
 from benchmarks.export import make_all
-from benchmarks.folders import fingerprint, version
+from benchmarks.facts import Facts
+from benchmarks.folders import DOCS, fingerprint
 from benchmarks.measure import Effort, Timing, measure
-from benchmarks.systems.registry import SYSTEMS, System, of
+from benchmarks.plots import draw_all
+from benchmarks.systems.registry import SYSTEMS, System, missing_packages, of
 from benchmarks.tasks import TASKS, Task
 
 
@@ -25,18 +28,27 @@ class Line:
     timings: list[Timing]
 
 
-def choose_tasks(only: Sequence[str], quick: bool) -> list[Task]:
-    """Return the tasks whose name contains one of the texts; without texts all, or the quick ones."""
-    if only:
-        return [task for task in TASKS if any(text in task.name for text in only)]
-    return [task for task in TASKS if task.quick or not quick]
+def choose_tasks(only: Sequence[str], quick: bool, console: Console) -> list[Task]:
+    """Return the tasks whose name contains one of the texts; without texts all, or the quick ones.
+
+    Those whose model cannot be made are left out, which is said.
+    """
+    wanted = [task for task in TASKS if any(text in task.name for text in only)] if only else [*TASKS]
+    chosen = []
+    for task in wanted:
+        missing = missing_packages(task.network.needs)
+        if missing:
+            console.print(f"{task.name} is left out: {', '.join(missing)} is not installed")
+        elif task.quick or only or not quick:
+            chosen.append(task)
+    return chosen
 
 
 def choose_systems(names: Sequence[str], console: Console) -> list[System]:
     """Return the systems of these names (none: all) that are installed, and say which are not."""
     chosen = []
     for name in names or SYSTEMS:
-        missing = SYSTEMS[name].missing()
+        missing = missing_packages(SYSTEMS[name].needs)
         if missing:
             console.print(f"{name} is left out: {', '.join(missing)} is not installed")
         else:
@@ -64,10 +76,15 @@ def _export(tasks: Sequence[Task]) -> None:
         raise SystemExit("the models could not be exported: see above")
 
 
-def as_json(lines: Sequence[Line]) -> str:
-    """Return all times."""
-    found = [{"task": line.task.name, "systems": [asdict(t) for t in line.timings]} for line in lines]
-    return json.dumps(found, indent=1)
+def as_json(lines: Sequence[Line], facts: Facts | None) -> str:
+    """Return all figures."""
+    tasks = [{"task": line.task.name, "systems": [asdict(t) for t in line.timings]} for line in lines]
+    return json.dumps({"tasks": tasks, "facts": None if facts is None else asdict(facts)}, indent=1)
 
 
-__all__ = ["Line", "as_json", "choose_systems", "choose_tasks", "measure_all", "version"]
+def write_page(lines: Sequence[Line], facts: Facts, threads: int) -> list[Path]:
+    """Write docs/benchmarks.md and its plots, and return the files."""
+    images = draw_all(lines, DOCS / "images")
+    page = DOCS / "benchmarks.md"
+    page.write_text(document.write(lines, facts, threads, [image.name for image in images]), encoding="utf-8")
+    return [page, *images]

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.tasks import DIFFERENCES
 
-#: Systems whose results are approximate, with their tolerance.
+#: Systems whose results are approximate, and the factor by which they may differ more.
 _APPROXIMATE = {"differences": DIFFERENCES}
 
 Result = Mapping[str, np.ndarray]
@@ -38,7 +38,7 @@ def judge(results: Mapping[str, Result], tolerance: float) -> dict[str, Verdict]
     """
 
     def limit(name: str) -> float:
-        return max(tolerance, _APPROXIMATE.get(name, 0.0))
+        return tolerance * _APPROXIMATE.get(name, 1)
 
     found = {(a, b): difference(results[a], results[b]) for a in results for b in results}
     agree = {(a, b): d is not None and d <= max(limit(a), limit(b)) for (a, b), d in found.items()}

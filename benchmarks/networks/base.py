@@ -26,6 +26,7 @@ class Network:
         forward: ``forward(ops, weights, x)`` is the network, with the operations of `benchmarks.networks.torch_ops`
             or `benchmarks.networks.jax_ops`.
         sizes: widths of the layers, where it is fully connected with tanh between the layers.
+        needs: what must be installed to make a model of it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Network:
     draw: Callable[[np.random.Generator], Weights]
     forward: Callable[[Any, Any, Any], Any]
     sizes: tuple[int, ...] = ()
+    needs: tuple[str, ...] = ("torch", "onnxscript")
 
     @cached_property
     def weights(self) -> Weights:

@@ -27,4 +27,4 @@ def mlp(*sizes: int) -> Network:
         return ops.linear(x, w[f"w{last}"], w[f"b{last}"])
 
     name = "-".join(map(str, sizes))
-    return Network(f"mlp-{name}", sizes[:1], sizes[-1:], draw, forward, sizes)
+    return Network(f"mlp-{name}", sizes[:1], sizes[-1:], draw, forward, sizes, needs=())

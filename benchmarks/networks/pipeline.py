@@ -31,7 +31,7 @@ def _fit() -> Any:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, _FEATURES)) * rng.uniform(0.5, 2, _FEATURES) + rng.normal(size=_FEATURES)
     y = np.tanh(x[:, 0] * x[:, 1]) + x[:, 2:].mean(axis=1)
-    network = MLPRegressor((64, 32), activation="tanh", solver="lbfgs", max_iter=30, random_state=0)
+    network = MLPRegressor(hidden_layer_sizes=(64, 32), activation="tanh", solver="lbfgs", max_iter=30, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # thirty steps are enough for weights that are no longer random
         return make_pipeline(StandardScaler(), PolynomialFeatures(2, include_bias=False), network).fit(x, y)
@@ -55,4 +55,4 @@ def _forward(ops: Any, w: Any, x: Any) -> Any:
 
 def pipeline() -> Network:
     """Return the pipeline as a network, for the systems that do not take scikit-learn's estimators."""
-    return Network("pipeline", (_FEATURES,), (1,), _weights, _forward)
+    return Network("pipeline", (_FEATURES,), (1,), _weights, _forward, needs=("sklearn", "skl2onnx"))

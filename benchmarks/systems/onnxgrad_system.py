@@ -7,6 +7,7 @@ from typing import Any
 
 import onnxgrad
 from benchmarks.export import model_of
+from benchmarks.networks.pipeline import estimator
 from benchmarks.systems.registry import Way
 from benchmarks.tasks import INDEX, Task
 
@@ -20,6 +21,8 @@ def ways(task: Task, threads: int, mode: Any = "auto", static: bool = False) -> 
         names = {record.output: str(record.wrt) for record in onnxgrad.derivatives(model)}
         f, target = onnxgrad.load(model, threads=threads), network.cotangent(task.batch)
         return {"gradient": lambda: {names.get(name, name): value for name, value in f(x, target).items()}}
+    if task.network.name == "pipeline":  # as it comes from scikit-learn
+        return {"jacobian": partial(onnxgrad.load(estimator(), x[:1], threads=threads).jacobian, x)}
     f = onnxgrad.load(path, threads=threads)
     match task.asked:
         case "jacobian":

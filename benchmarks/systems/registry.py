@@ -39,10 +39,6 @@ class System:
     everywhere: bool = True
     compared: bool = True
 
-    def missing(self) -> list[str]:
-        """Return what is not installed."""
-        return [package for package in self.needs if importlib.util.find_spec(package) is None]
-
     def ways(self) -> Callable[[Task, int], dict[str, Way]]:
         """Return the function that gives the ways to do a task with a number of threads."""
         return partial(importlib.import_module(f"benchmarks.systems.{self.module}").ways, **self.options)
@@ -73,3 +69,8 @@ def of(task: Task, chosen: Sequence[System]) -> list[System]:
     """Return those of the chosen systems that take part in a task."""
     there = [system for system in chosen if system.everywhere or system.name in task.also]
     return [system for system in there if system.name not in task.without]
+
+
+def missing_packages(needed: Sequence[str]) -> list[str]:
+    """Return those of some packages that are not installed."""
+    return [package for package in needed if importlib.util.find_spec(package) is None]
