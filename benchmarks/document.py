@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks import machine
-from benchmarks.facts import Facts
+from benchmarks.facts import BOUND, Facts
 from benchmarks.report import duration, find, in_words, ratio, size
 from benchmarks.systems.registry import OURS, SYSTEMS
 
@@ -28,10 +28,10 @@ so all of its figures come from one run on one machine: {machine}. {versions}.
 - **The same work.** All systems get the same float32 weights and the same float32 data. The networks are written once
   (`benchmarks/networks`), as a function of operations that PyTorch and JAX provide; the ONNX models come from PyTorch's
   exporter, fully connected ones from ten lines of `onnx.helper`.
-- **Compared first.** Before anything is timed, each result is held against that of the others, in the 2-norm, relative.
-  Limits are {smooth:g} for smooth networks (float32 rounds by 6e-8, and sums are made in another order), {deep:g} for deep
-  ones with kinks (rounding moves single elements across a kink), and {differences} times that for central differences
-  (which have two thirds of the digits). What differs is called wrong, and is not timed.
+- **Compared first.** Before anything is timed, each result is held against that of the others, in the 2-norm,
+  relative. Limits are {smooth:g} for smooth networks (float32 rounds by 6e-8, and sums are made in another order),
+  {deep:g} for deep ones with kinks (rounding moves single elements across a kink), and {differences} times that for
+  central differences (which have two thirds of the digits). What differs is called wrong, and is not timed.
 - **Each at its best.** Of JAX and PyTorch, several ways are tried in each task (`jacrev` and `jacfwd`; eager autograd
   and `torch.func`), of onnx-ad, both modes with all seeds at once and one by one, and the fastest is taken; it is named
   below. JAX runs compiled (`jit`), with small weights as constants. `torch.compile` stands apart, since it compiles for
@@ -125,7 +125,7 @@ def _facts(facts: Facts) -> Iterator[str]:
     for o in facts.overhead:
         yield f"| {o.name} | {duration(o.call)} | {duration(o.run)} | {duration(o.call - o.run)} |"
     yield from ("", "## Time of the transform", "")
-    yield "A vector-Jacobian product is added to a chain of layers of width 4, two nodes each; by onnx-ad's `reverse`, too."
+    yield "A vector-Jacobian product is added to a chain of layers of width 4, two nodes each; by onnx-ad, too."
     yield from ("", "| nodes | onnxgrad | each node | onnx-ad |", "|---:|---:|---:|---:|")
     for t in facts.transforms:
         other = "" if t.onnx_ad is None else duration(t.onnx_ad)
@@ -138,6 +138,8 @@ def _facts(facts: Facts) -> Iterator[str]:
         yield f"| {m.name} | {sizes} | {duration(m.transform)} | {duration(m.plain_load)} | {duration(m.load)} |"
     yield from ("", "## Peak memory", "")
     yield "Of a process that does one thing, and what that is beyond one that only loaded the model and its input."
+    bound = size(BOUND)
+    yield f"In chunks: with `max_bytes` of {bound}, which bounds the result, and the working memory beside it."
     yield from ("", "| | peak | beyond loading | result |", "|---|---:|---:|---:|")
     for memory in facts.memory:
         yield f"| {memory.what} | {size(memory.peak)} | {size(memory.more)} | {size(memory.result)} |"
