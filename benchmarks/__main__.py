@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.facts import find_all
 from benchmarks.folder import SECONDS, measure_folder
-from benchmarks.measure import Effort, use_threads
+from benchmarks.measure import ROUNDS, Effort, use_threads
 from benchmarks.report import facts_tables, find
 from benchmarks.run import Line, as_json, choose_systems, choose_tasks, measure_all, write_page
 from benchmarks.systems.registry import OURS
@@ -27,7 +27,7 @@ def main(
     context: typer.Context,
     only: Annotated[list[str] | None, typer.Option(help="Tasks whose name contains this; may be repeated.")] = None,
     systems: Annotated[str, typer.Option(help="Systems, separated by commas.")] = "",
-    rounds: Annotated[int, typer.Option(min=1, help="How often each system gets a turn.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each system gets a turn.")] = ROUNDS,
     threads: Annotated[int, typer.Option(min=0, help="Threads of each system; 0: one per core.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="One short round of a few tasks; writes no files.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print all times as JSON.")] = False,

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from benchmarks import machine
 from benchmarks.facts import BOUND, Facts
-from benchmarks.report import duration, find, in_words, ratio, size
-from benchmarks.systems.registry import OURS, SYSTEMS
+from benchmarks.report import duration, find, in_words, median, ratio, size
+from benchmarks.systems.registry import FORWARD, OURS, SYSTEMS
 
 if TYPE_CHECKING:
+    from benchmarks.measure import Timing
     from benchmarks.run import Line
 
 _INTRODUCTION = """\
@@ -44,9 +45,11 @@ so all of its figures come from one run on one machine: {machine}. {versions}.
   Figures are medians over all turns; quartiles stand below.
 - **The same threads** for all, {threads} in this run.
 
-*forward* is the network alone in onnxruntime: what the derivatives add to it can be read off.
+*Forward alone* is the network in onnxruntime, without any derivative, for the same input.
 
 """
+
+_BRACKETS = "Medians. In brackets: how many times that of onnxgrad; of forward alone, which part of it."
 
 _NAMES = {"forward": "forward alone", "numpy": "numpy, by hand", "differences": "central differences"}
 
@@ -66,7 +69,7 @@ def write(lines: Sequence[Line], facts: Facts, threads: int, images: Sequence[st
     parts: dict[str, list[Line]] = {}
     for line in lines:
         parts.setdefault(line.task.part, []).append(line)
-    blocks = ["## Times", "", "Medians; in brackets, times that of onnxgrad.", ""]
+    blocks = ["## Times", "", _BRACKETS, ""]
     for part, members in parts.items():
         blocks += [f"### {part}", "", *_matrix(members), ""]
         if part == GROWTH:
@@ -78,25 +81,34 @@ def write(lines: Sequence[Line], facts: Facts, threads: int, images: Sequence[st
 def _matrix(lines: Sequence[Line]) -> Iterator[str]:
     """Yield a table: tasks down, systems across."""
     systems = [s for s in SYSTEMS if any(_told(find(line, s)) for line in lines)]
-    yield "| | " + " | ".join(_NAMES.get(s, s) for s in systems) + " |"
-    yield "|---|" + "---:|" * len(systems)
+    systems = [s for s in systems if s not in (OURS, FORWARD)]
+    heads = [OURS, "forward alone", *(_NAMES.get(s, s) for s in systems)]
+    yield "| | " + " | ".join(heads) + " |"
+    yield "|---|" + "---:|" * len(heads)
     for line in lines:
-        yield f"| {in_words(line.task)} | " + " | ".join(_cell(line, s) for s in systems) + " |"
+        cells = [f"**{_time(line, OURS)}**", _forward(line), *(_cell(line, s) for s in systems)]
+        yield f"| {in_words(line.task)} | " + " | ".join(cells) + " |"
 
 
-def _told(timing: object) -> bool:
-    return timing is not None and getattr(timing, "status", "") != "left out"
+def _told(timing: Timing | None) -> bool:
+    return timing is not None and timing.status != "left out"
+
+
+def _time(line: Line, system: str) -> str:
+    timing = find(line, system)
+    if timing is None or timing.status == "left out":
+        return ""
+    return duration(timing.median) if timing.timed else timing.status
 
 
 def _cell(line: Line, system: str) -> str:
-    timing, ours = find(line, system), find(line, OURS)
-    if timing is None or timing.status == "left out":
-        return ""
-    if not timing.timed:
-        return timing.status
-    if system == OURS or ours is None or math.isnan(ours.median):
-        return f"**{duration(timing.median)}**" if system == OURS else duration(timing.median)
-    return f"{duration(timing.median)} ({ratio(timing.median / ours.median)})"
+    factor = median(line, system) / median(line, OURS)
+    return _time(line, system) + ("" if math.isnan(factor) else f" ({ratio(factor)})")
+
+
+def _forward(line: Line) -> str:
+    factor = median(line, OURS) / median(line, FORWARD)
+    return _time(line, FORWARD) + ("" if math.isnan(factor) else f" (1/{ratio(factor)})")
 
 
 def _details(lines: Sequence[Line]) -> Iterator[str]:

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import version_converter
 from rich.console import Console
 from rich.table import Table
 
 import onnxgrad
+from benchmarks.export import OPSET
 from benchmarks.processes import in_process
 from benchmarks.report import duration, ratio
 from benchmarks.systems.sessions import Session
@@ -28,7 +30,6 @@ from onnxgrad.model.signature import signature
 SECONDS, _ROUNDS = 2.0, 5
 #: Calls are timed in blocks of at least so many seconds.
 _BLOCK = 0.004
-_WHY = 100
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def measure(path: str, seconds: float) -> Measured:
         runs = {"forward": (plain, feeds), "product": (ours, _only(ours, feeds | seeds))}
         results = dict(zip(ours.outputs, ours.run(None, runs["product"][1]), strict=True))
     except Exception as error:  # whatever stands in the way is the result
-        return Measured(name, why=describe(error)[:_WHY])
+        return Measured(name, why=describe(error))
     why_other, difference = "", None
     try:
         other, other_feeds, products = _onnx_ad(path, feeds, values)
@@ -104,7 +105,7 @@ def measure(path: str, seconds: float) -> Measured:
         difference = max(_difference(a, b) for a, b in pairs)
     except Exception as error:  # see above
         runs.pop("other", None)
-        why_other = describe(error)[:_WHY]
+        why_other = describe(error)
     medians = _in_turn(runs, seconds)
     return Measured(name, medians["forward"], medians["product"], medians.get("other"), "", why_other, difference)
 
@@ -129,7 +130,10 @@ def _onnx_ad(
 
     model = onnx.load(path)
     own = {v.name for v in model.graph.input} | {v.name for v in model.graph.output}
-    augmented = onnx_ad.reverse(model, layout="onnx")
+    try:
+        augmented = onnx_ad.reverse(model, layout="onnx")
+    except onnx_ad.UnsupportedOperator:  # some operators only in newer versions
+        augmented = onnx_ad.reverse(version_converter.convert_version(model, OPSET), layout="onnx")
     seeds = [v.name for v in augmented.graph.input if v.name not in own]
     products = [v.name for v in augmented.graph.output if v.name not in own]
     session = Session(augmented, 1)

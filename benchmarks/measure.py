@@ -20,6 +20,8 @@ from benchmarks.worker import serve
 
 #: Seconds that a system may take to make itself ready; torch.compile takes most of a minute for large networks.
 _READY = 120.0
+#: How often each system gets a turn.
+ROUNDS = 5
 #: Seconds of measuring after which a system gets no more turns, if it had some.
 _ENOUGH = 3.0
 _FEWEST = 3
@@ -77,8 +79,8 @@ class Effort:
     """
 
     threads: int
-    rounds: int = 7
-    seconds: float = 0.12
+    rounds: int = ROUNDS
+    seconds: float = 0.1
 
 
 class Process:

@@ -40,7 +40,7 @@ def task_table(line: Line) -> Table:
         table.add_column(heading, justify="right", min_width=9)
     table.add_column("difference", justify="right")
     table.add_column("", overflow="fold")
-    ours = _median(line, OURS)
+    ours = median(line, OURS)
     for timing in line.timings:
         low, high = timing.quartiles
         timed = timing.timed
@@ -83,8 +83,9 @@ def _table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
-def _median(line: Line, system: str) -> float:
-    return next((t.median for t in line.timings if t.system == system), math.nan)
+def median(line: Line, system: str) -> float:
+    """Return the median time of a system; NaN if it has none."""
+    return next((t.median for t in line.timings if t.system == system and t.timed), math.nan)
 
 
 def find(line: Line, system: str) -> Timing | None:
@@ -109,7 +110,8 @@ def size(number: float) -> str:
 
 def in_words(task: Task) -> str:
     """Return what a task is."""
-    name = task.network.name.removeprefix("mlp-")
+    name = task.network.name
+    name = name.removeprefix("mlp-").replace("x", "×") if task.network.sizes else name
     samples = f"{task.batch:,} sample{'s' if task.batch > 1 else ''}"
     kind = "" if task.label in ("", "batch", "width", "depth") else f" ({task.label})"
     return f"{name}{kind}, {_ASKED[task.asked]}, {samples}"

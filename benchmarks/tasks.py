@@ -88,9 +88,10 @@ _FEW = ("torch.compile", "differences")
 def _small() -> Iterator[Task]:
     for sizes in ((1, 3, 1), (10, 20, 1), (10, 64, 64, 4)):
         for batch in (1, 100, 1_000, 10_000):
-            without = () if batch == 1_000 else _NOT_COMPILED
+            without = () if batch == 10_000 else _NOT_COMPILED
             quick = sizes == (10, 20, 1) and batch == 1_000
-            yield Task(mlp(*sizes), "jacobian", batch, SMALL, without=without, quick=quick)
+            if quick or batch != 1_000:
+                yield Task(mlp(*sizes), "jacobian", batch, SMALL, without=without, quick=quick)
 
 
 def _wide() -> Iterator[Task]:
@@ -122,9 +123,9 @@ def _large() -> Iterator[Task]:
 def _growth() -> Iterator[Task]:
     for batch in (1, 10, 100, 1_000, 10_000):
         yield Task(mlp(64, 64, 64, 16), "jacobian", batch, GROWTH, "batch", without=_FEW)
-    for width in (16, 32, 128, 256, 512):
+    for width in (32, 128, 256, 512):
         yield Task(mlp(64, width, width, 16), "jacobian", 100, GROWTH, "width", without=_FEW)
-    for depth in (4, 8, 16, 32):
+    for depth in (4, 8, 16):
         yield Task(mlp(64, *(64,) * depth, 16), "jacobian", 100, GROWTH, "depth", without=_FEW)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -26,5 +26,10 @@ def mlp(*sizes: int) -> Network:
             x = ops.tanh(ops.linear(x, w[f"w{i}"], w[f"b{i}"]))
         return ops.linear(x, w[f"w{last}"], w[f"b{last}"])
 
-    name = "-".join(map(str, sizes))
-    return Network(f"mlp-{name}", sizes[:1], sizes[-1:], draw, forward, sizes, needs=())
+    return Network(f"mlp-{_spelled(sizes)}", sizes[:1], sizes[-1:], draw, forward, sizes, needs=())
+
+
+def _spelled(sizes: tuple[int, ...]) -> str:
+    """Return ``10-20-1``; many equal widths in a row as ``64x9``."""
+    runs = [(size, len(list(run))) for size, run in groupby(sizes)]
+    return "-".join(f"{size}x{n}" if n > 4 else "-".join([str(size)] * n) for size, n in runs)

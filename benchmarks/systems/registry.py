@@ -46,12 +46,14 @@ class System:
 
 #: The system that others are held against.
 OURS = "onnxgrad"
+#: The network without derivatives.
+FORWARD = "forward"
 
 SYSTEMS = {
     system.name: system
     for system in (
         System(OURS, "onnxgrad_system", (), {}),
-        System("forward", "forward_system", (), {}, compared=False),
+        System(FORWARD, "forward_system", (), {}, compared=False),
         System("onnxgrad static", "onnxgrad_system", (), {"static": True}, everywhere=False),
         System("onnxgrad reverse", "onnxgrad_system", (), {"mode": "reverse"}, everywhere=False),
         System("onnxgrad forward", "onnxgrad_system", (), {"mode": "forward"}, everywhere=False),
