@@ -145,6 +145,8 @@ def _through(node: Node, entering: Sequence[_State | None], size: str) -> Sequen
         start, end, _ = slice(node.attr("start", 0), node.attr("end")).indices(node.x.rank)
         place = places[0]
         return [None if place is not None and not start <= place.axis < end else "size"]
+    if node.operator == "CastLike":  # of its second input, only the type counts
+        return [entering[0]]
     if set(entering) <= {None, "size"}:
         return _from_size(node, entering[0] is None, size)
     if any(isinstance(s, _Positions) for s in entering):
@@ -222,4 +224,4 @@ def _names(dim: Dim) -> frozenset[str]:
 #: Operators that may get the number of samples in the given input: all it does there is to give the result its shape.
 _TARGETS = {"Reshape": {1}, "Expand": {1}}
 #: Operators that act on each element alone, besides those of which the shape is known that way.
-_MORE_POINTWISE = frozenset("BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CastLike Identity PRelu".split())
+_MORE_POINTWISE = frozenset("BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Identity PRelu".split())

@@ -58,6 +58,10 @@ def _with_domain(proto: onnx.ModelProto, domain: str) -> onnx.ModelProto:
 #: Whether rows may be run apart; each name says what the model does with them.
 PROOFS: dict[str, tuple[Any, int]] = {
     "acts on each element": (built([node("Relu", "x")]), 0),
+    "gives a constant the type of x": (
+        built([node("CastLike", "c x", "k"), node("Mul", "x k")], weights={"c": np.array(2)}),
+        0,
+    ),
     "compares": (built([node("Greater", "x w", "m"), node("Where", "m x w")], weights={"w": np.float32(0)}), 0),
     "sums over features": (built([node("ReduceSum", "x a")], weights={"a": np.array([1])}), 0),
     "picks the largest feature": (built([node("ArgMax", "x", axis=1)], of=INT), 0),
