@@ -102,6 +102,13 @@ FILES: dict[str, tuple[str, str, str]] = {
         "'y1' depends on no input",
         "function [y1]",
     ),
+    "a block of arguments": (
+        replaced("% ===== NEURAL", "arguments\nx1 (3,:) double\nend\n% ===== NEURAL"),
+        "a block of 'arguments'",
+        "arguments",
+    ),
+    "a branch that is followed": (replaced(Q, "switch 1\n case 1\n Q = 1;\nend"), "'switch' does not", "switch 1"),
+    "an error": (replaced(Q, "if size(x1,1) ~= 4, error('bad size'); end"), "with an error: bad size", "if size"),
     "two statements": (given("x1_step1.ymin", "1 2"), "there should be the end of a statement", "x1_step1.ymin = 1 2;"),
     "other delays": (replaced("LW1_2*tapdelay2", "LW1_2*tapdelay1", CLOSED), "sizes do not fit", "Ad1{adts} = "),
 }  # fmt: skip

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -45,12 +46,19 @@ from onnxgrad.importers.matlab.values import (
 
 #: Functions of one element that a file may call on what depends on its inputs.
 _ELEMENTWISE = {"tanh": "Tanh", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "abs": "Abs"}
+_LOGARITHMS = {"log2": 2.0, "log10": 10.0}
+#: Functions that only say something, or stop; what they are told does not matter.
+_SPEAKING = frozenset("assert disp display fprintf validateattributes warning".split())
 #: Classes of MATLAB that the matrices here are of.
 _CLASSES = ("double", "float", "numeric")
 #: So many statements are followed; a generated file has few.
 _LIMIT = 200_000
 
 Variables = dict[str, Value]
+
+
+class _Returned(Exception):  # noqa: N818 - no error
+    """The function has come to a ``return``."""
 
 
 class Interpreter:
@@ -74,7 +82,8 @@ class Interpreter:
         """Follow a function; return its variables at its end."""
         variables: Variables = dict(zip(function.parameters, arguments, strict=False))
         variables["nargin"] = number(len(arguments))
-        self._block(function.body, variables)
+        with suppress(_Returned):
+            self._block(function.body, variables)
         return variables
 
     def _block(self, statements: Iterable[s.Statement], variables: Variables) -> None:
@@ -113,8 +122,14 @@ class Interpreter:
                 for column in values.array.T:
                     variables[name] = Known(column.reshape(-1, 1), values.about)
                     self._block(body, variables)
+            case s.Evaluate(value=s.Apply(of=s.Name(name=name))) if name in _SPEAKING and name not in variables:
+                return
             case s.Evaluate(value=value):
                 self._several(value, variables, 0)
+            case s.Return():
+                raise _Returned
+            case s.Foreign(refusal=refusal):
+                raise refusal
 
     def _holds(self, condition: s.Expression, variables: Variables) -> bool:
         value = self.evaluate(condition, variables)
@@ -360,6 +375,9 @@ class Interpreter:
                 return [flag(not isinstance(value, (Cell, Struct, Text)) and kind in _CLASSES)]
             case (("isnumeric" | "isreal" | "isfloat"), [value]):
                 return [flag(isinstance(value, (Known, Signals)))]
+            case "struct", [*_] if _are_fields(arguments):
+                fields = [text.text for text in arguments[::2] if isinstance(text, Text)]
+                return [Struct(dict(zip(fields, arguments[1::2], strict=True)))]
             case "isstruct", [value]:
                 return [flag(isinstance(value, Struct))]
             case "isfield", [Struct(fields=fields), Text(text=field)]:
@@ -378,8 +396,6 @@ class Interpreter:
                 return [combine(operator_of(function), a, b)]
             case "cellfun", [FunctionHandle(name=("transpose" | "ctranspose")), Cell(rows=rows), *_]:
                 return [Cell(tuple(tuple(v if v is None else transposed_of(v) for v in row) for row in rows))]
-            case "assert", _:
-                return []
             case "error", [*_]:
                 text = arguments[0].text if arguments and isinstance(arguments[0], Text) else ""
                 raise Unsupported(f"the file itself stops here with an error: {text}")
@@ -452,7 +468,17 @@ class Interpreter:
             return first.map(
                 lambda x: x.elementwise(_ELEMENTWISE[name]) if isinstance(x, Vector) else arithmetic.apply(name, [x])
             )
+        if name in _LOGARITHMS and isinstance(first, Signals):
+            natural = self._call_on_signals("log", arguments)
+            return combine("./", natural, number(np.log(_LOGARITHMS[name])))
         raise Unsupported(f"the function {name!r} is not known on what depends on the inputs")
+
+
+def _are_fields(arguments: Sequence[Value]) -> bool:
+    """Whether ``struct(arguments)`` is one struct: names and values by turns, none of them a cell array."""
+    names, values = arguments[::2], arguments[1::2]
+    texts = all(isinstance(name, Text) for name in names)
+    return texts and len(names) == len(values) and not any(isinstance(value, Cell) for value in values)
 
 
 __all__ = ["Interpreter", "Variables"]

@@ -96,6 +96,7 @@ _ARITHMETIC = {
     "*": lambda a, b: a * b,
     "./": lambda a, b: a / b,
     "/": lambda a, b: a / b,
+    ".^": lambda a, b: a**b,
 }
 
 
