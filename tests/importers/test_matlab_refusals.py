@@ -281,6 +281,20 @@ def test_several_networks(tmp_path: Path) -> None:
     assert "there is the network 'net' and the network 'best.net'" in refusal(path, variable="other")
 
 
+def test_networks_in_cell_arrays_and_arrays_of_structs(tmp_path: Path) -> None:
+    """As people keep the folds of a validation; elements are called as in MATLAB."""
+    path = tmp_path / "nets.mat"
+    folds = np.empty((1, 2), dtype=[("net", object), ("error", object)])
+    folds["net"][0, :], folds["error"][0, :] = [net(), net(name="deep")], [0.1, 0.2]
+    savemat(path, {"nets": row(net(), np.zeros((0, 0)), net(name="deep")), "folds": folds, "x": row(1.0, 2.0)})
+    message = refusal(path)
+    assert "several networks: 'nets{1}', 'nets{3}', 'folds(1).net', 'folds(2).net'" in message
+    assert "--variable 'nets{1}'" in message
+    assert len(convert(path, "nets{3}").graph.node) > len(convert(path, "nets{1}").graph.node)
+    assert convert(path, "folds(2).net").graph.node == convert(path, "nets{3}").graph.node
+    assert "has no variable 'nets{4}'" in refusal(path, variable="nets{4}")
+
+
 def test_version_7_3(tmp_path: Path) -> None:
     path = tmp_path / "net.mat"
     path.write_bytes(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512, b"\0") + b"\x89HDF\r\n\x1a\n")
