@@ -161,7 +161,7 @@ def _output(op: Builder, model: ir.Model, of: str | None) -> Tensor:
             names = ", ".join(repr(v.name) for v in model.graph.outputs)
             raise TensorTypeError(
                 f"the model has {len(found)} floating-point outputs (of {names}), and a cost is that of one; "
-                "name it in `of`"
+                "name it in `of` (on the command line --cost-of)"
             )
         return found[0]
     values = {v.name: v for v in values_of(model.graph) if v.name}

@@ -286,11 +286,12 @@ def _fixed(port: Port) -> str:
 def _check_signature(golden: Golden, subject: ModelSubject) -> None:
     now = _signature(subject)
     for what in ("inputs", "outputs"):
-        if golden.signature[what] != now[what]:
+        if sorted(golden.signature[what]) != sorted(now[what]):  # in whatever order: they are known by name
             then, today = (", ".join(f"{n} {t}" for n, t in s[what]) or "none" for s in (golden.signature, now))
             raise GoldenError(
                 f"{golden.path!r} was made from another model ({golden.model}): its {what} are {then}, and those of "
-                f"{subject.name} are {today}; give the golden file of this model, or record a new one"
+                f"{subject.name} are {today}; give the golden file of this model, or record a new one (`onnxgrad compare` also "
+                "puts models of other names and types side by side)"
             )
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import onnxgrad
 from onnxgrad.comparison.differences import Axes, Tolerances, compared, unit_in_last_place
+from onnxgrad.errors import FeedError
 from tests.comparison.comparison_models import APART, B1, W1, W2, X, jacobian, network, parsed, without_rule
 
 
@@ -190,6 +191,7 @@ def test_what_is_not_finite() -> None:
     a = np.array([np.nan, np.inf, 1.0, np.inf, 2.0])
     same = compared("output", "y", None, a, a.copy(), axes, dtype, Tolerances(), 5)
     assert (same.verdict, same.odd) == ("identical", 0)
+    assert same.detail == "3 of 5 elements are NaN or infinite in both, which is taken for equal"
     b = np.array([np.nan, -np.inf, np.nan, 5.0, 2.0])
     row = compared("output", "y", None, a, b, axes, dtype, Tolerances(), 5)
     assert (row.verdict, row.odd, row.beyond) == ("differs", 3, 3)
@@ -210,7 +212,8 @@ def test_integers_and_texts_are_equal_or_differ() -> None:
 
 
 def test_sizes_zero_and_scalars() -> None:
-    assert onnxgrad.compare(network(), network(planted=1), X[:0]).ok
+    with pytest.raises(FeedError, match="no samples in the data"):  # a gate must not open to an empty file
+        onnxgrad.compare(network(), network(planted=1), X[:0])
     scalar = "net (double x) => (double y) { y = %s(x) }"
     row = row_of(onnxgrad.compare(parsed(scalar % "Sin"), parsed(scalar % "Cos"), {"x": 0.5}), "y:x")
     assert (row.verdict, row.moved_of, row.moved_wrt) == ("differs", ("y",), ("x",))
