@@ -85,6 +85,7 @@ def compare_command(
 
     Inputs and outputs are matched by name, or by order where names differ. Differences are absolute, relative, and in
     units in the last place of the coarser of both types. An element agrees if |b - a| <= atol + rtol * max(|a|, |b|).
+    Samples and elements count from 0.
 
     Exit code 1 if they differ, 2 if there is nothing to compare because all derivatives are refused.
     """

@@ -290,8 +290,8 @@ def _check_signature(golden: Golden, subject: ModelSubject) -> None:
             then, today = (", ".join(f"{n} {t}" for n, t in s[what]) or "none" for s in (golden.signature, now))
             raise GoldenError(
                 f"{golden.path!r} was made from another model ({golden.model}): its {what} are {then}, and those of "
-                f"{subject.name} are {today}; give the golden file of this model, or record a new one (`onnxgrad compare` also "
-                "puts models of other names and types side by side)"
+                f"{subject.name} are {today}; give the golden file of this model, or record a new one (models of other "
+                "names and types are put side by side by `onnxgrad compare`)"
             )
 
 

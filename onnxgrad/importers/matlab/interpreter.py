@@ -49,6 +49,8 @@ _ELEMENTWISE = {"tanh": "Tanh", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "abs
 _LOGARITHMS = {"log2": 2.0, "log10": 10.0}
 #: Functions that only say something, or stop; what they are told does not matter.
 _SPEAKING = frozenset("assert disp display fprintf validateattributes warning".split())
+#: What genFunction calls the arguments with delayed values.
+_STATES = "Xi and Ai, or xi1, xi2, …, ai1, ai2, …"
 #: Classes of MATLAB that the matrices here are of.
 _CLASSES = ("double", "float", "numeric")
 #: So many statements are followed; a generated file has few.
@@ -209,7 +211,10 @@ class Interpreter:
                 (k,) = places(place.array, len(columns))
                 column = value.columns[0] if isinstance(value, Signals) else None
                 if column is None or k >= len(columns) or len(value.columns) != 1:  # type: ignore[union-attr]
-                    raise SizeError(f"column {k + 1} of {len(columns)} is assigned to: the delays do not fit together")
+                    raise SizeError(
+                        f"column {k + 1} of {len(columns)} is assigned to: the delays do not fit together (delayed "
+                        f"values are those of the arguments {_STATES})"
+                    )
                 rows = next((len(known) for known in columns if not isinstance(known, Vector)), 0)
                 if rows and isinstance(column, Vector):
                     column.size.be(rows)
@@ -338,7 +343,8 @@ class Interpreter:
                 assert kept is not None
                 if (kept >= len(value.columns)).any():
                     raise SizeError(
-                        f"column {kept.max() + 1} is used, and there are {len(value.columns)}: the delays do not fit"
+                        f"column {kept.max() + 1} is used, and there are {len(value.columns)}: one for each sample or "
+                        f"delay (delayed values are those of the arguments {_STATES})"
                     )
                 value = Signals(tuple(value.columns[k] for k in kept), value.transposed)
             if not isinstance(rows, s.Everything):

@@ -101,9 +101,10 @@ def _chosen(path: Path, variables: Mapping[str, Any], variable: str | None) -> t
     if len(networks) == 1:
         return next(iter(networks.items()))
     if networks:
+        first = next(iter(networks))
         raise ModelReadError(
             f"{str(path)!r} has several networks: {', '.join(map(repr, networks))}; choose one, for instance "
-            f"variable={next(iter(networks))!r} (on the command line --variable {shlex.quote(next(iter(networks)))})"
+            f"variable={first!r} (on the command line: onnxgrad import --variable {shlex.quote(first)})"
         )
     raise _no_network(path, variables, networks, variables)
 
