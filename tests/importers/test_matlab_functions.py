@@ -204,6 +204,9 @@ REWRITTEN = {
         "Q = size(x1,2); % samples",
         "Q = size(x1,2);\nif size(x1,1) ~= 3\n error('three rows')\nend",
     ),
+    "one sample at a time": ("Q = size(x1,2); % samples", "x1 = x1(:);\nQ = 1;"),
+    "both sizes": ("Q = size(x1,2); % samples", "[R,Q] = size(x1);"),
+    "both sizes as a row": ("Q = size(x1,2); % samples", "s = size(x1); Q = s(2);"),
     "words": ("Q = size(x1,2); % samples", "Q = size(x1,2);\ndisp('simulating'); fprintf('%d\\n', nnz(x1));"),
     "a return": ("y1 = mapminmax_reverse(a2,y1_step1);", "y1 = mapminmax_reverse(a2,y1_step1);\nreturn\ny1 = 0*y1;"),
     "settings at once": (

@@ -83,6 +83,11 @@ FILES: dict[str, tuple[str, str, str]] = {
     "an output file": (replaced(Q, "fopen('x');"), "'fopen' is unknown", "fopen('x');"),
     "an average over samples": (replaced(Q, "Q = 1; x1 = x1 - mean(x1,2);"), "'mean' is not known on", "Q = 1; x1 = "),
     "the number of samples": (replaced(Q, Q[:15] + "; x1 = x1/Q;"), "samples or time steps enters", "Q = size"),
+    "one of both sizes": (
+        replaced(Q, "[R,Q] = size(x1); x1 = x1/R;", STATIC.replace("%   x1 = 3xQ matrix, input #1", "%")),
+        "samples or time steps enters",
+        "[R,Q] = size",
+    ),
     "a choice by the samples": (replaced(Q, "if size(x1,2) > 1, Q = 2; end"), "depends on the number of", "if size"),
     "a choice by the inputs": (replaced(Q, "if x1 > 0, Q = 2; end"), "'>' is applied to what depends", "if x1 > 0"),
     "a sample of its own": (replaced(Q, "Q = 1; x1 = x1(1);"), "such a part of a variable", "Q = 1; x1 = x1(1);"),

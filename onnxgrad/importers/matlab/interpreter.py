@@ -336,6 +336,9 @@ class Interpreter:
             return Known(part, related(value, Known(part, about)))
         if isinstance(value, Cell):
             return Cell.of(part_of(value.array(), self._indices(arguments, value.shape, variables)[0]))
+        whole = len(arguments) == 1 and isinstance(arguments[0], s.Everything)
+        if isinstance(value, Signals) and whole and len(value.columns) == 1:  # a sample, however it was given
+            return Signals(value.columns)
         if isinstance(value, Signals) and len(arguments) == 2:
             rows, columns = arguments[::-1] if value.transposed else arguments
             if not isinstance(columns, s.Everything):
@@ -398,6 +401,10 @@ class Interpreter:
                 return self._size(Known(np.zeros(cell.shape), About.COUNT), rest, wanted)
             case "size", [Signals() as signals, Known(array=dim)]:
                 return [extent(signals, int(dim.item()))]
+            case "size", [Signals() as signals]:
+                extents = [extent(signals, dim, known=False) for dim in (1, 2)]
+                whole = Known(np.concatenate([e.array for e in extents], axis=1), About.COUNT)
+                return extents if wanted > 1 else [whole]
             case "bsxfun", [FunctionHandle(name=function), a, b]:
                 return [combine(operator_of(function), a, b)]
             case "cellfun", [FunctionHandle(name=("transpose" | "ctranspose")), Cell(rows=rows), *_]:
