@@ -110,6 +110,15 @@ def test_inputs_and_outputs_in_another_order(tmp_path: Path) -> None:
     assert [row.name for row in found.rows if row.verdict == "identical"] == ["p", "q", "p:u", "p:v", "q:u", "q:v"]
 
 
+def test_a_fixed_batch(tmp_path: Path) -> None:
+    path = tmp_path / "golden.npz"
+    onnxgrad.record(network(batch="2"), X, path)
+    assert onnxgrad.verify(network(batch="2"), path).ok
+    assert onnxgrad.verify(network(batch="3"), path).ok
+    assert onnxgrad.verify(network(), path).ok
+    assert not onnxgrad.verify(network(batch="2", planted=1e-4), path).ok
+
+
 def test_no_samples(tmp_path: Path) -> None:
     with pytest.raises(FeedError, match="no samples in the data"):
         onnxgrad.record(network(), X[:0], tmp_path / "golden.npz")
