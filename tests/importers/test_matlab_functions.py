@@ -242,6 +242,16 @@ def changed(tmp_path: Path, *changes: tuple[str, str]) -> Callable[..., Any]:
     return onnxgrad.load(tmp_path / "net.m")
 
 
+@pytest.mark.parametrize(
+    "line", ["if nargin > 5, hold on, end", "if nargin > 5, grid on; title a; end", "if 0\nhold on\nend"]
+)
+def test_what_is_skipped_ends_where_it_ends(tmp_path: Path, line: str) -> None:
+    """What comes behind a statement that is not understood, and not followed, is followed."""
+    last = "y1 = mapminmax_reverse(a2,y1_step1);"
+    f = changed(tmp_path, (last, f"{last}\n{line}\ny1 = 2*y1;"))
+    assert_near(f(RECORDED["static/x1"]), 2 * RECORDED["static/y1"])
+
+
 def test_powers_and_logarithms(tmp_path: Path) -> None:
     """What people put before and behind a network: data on a logarithmic scale, and powers."""
     f = changed(

@@ -112,6 +112,9 @@ FILES: dict[str, tuple[str, str, str]] = {
         "a block of 'arguments'",
         "arguments",
     ),
+    "an end that is a word": (
+        replaced(Q, "if nargin > 5, hold end\nQ = 1;"), "the end of a statement, and there is 'end'", "if nargin"
+    ),
     "a branch that is followed": (replaced(Q, "switch 1\n case 1\n Q = 1;\nend"), "'switch' does not", "switch 1"),
     "an error": (replaced(Q, "if size(x1,1) ~= 4, error('bad size'); end"), "with an error: bad size", "if size"),
     "two statements": (given("x1_step1.ymin", "1 2"), "there should be the end of a statement", "x1_step1.ymin = 1 2;"),

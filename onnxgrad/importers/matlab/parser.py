@@ -31,6 +31,8 @@ _LEVELS = (
 _RANGE = _LEVELS.index((":",))
 #: What an ``end`` closes.
 _OPENING = ("if", "for", "while", "switch", "try", "parfor")
+#: Keywords of statements of one line.
+_ALONE = ("break", "continue", "global", "persistent")
 
 
 def parse(source: Source) -> list[s.Function]:
@@ -180,7 +182,7 @@ class _Parser:
         except ModelReadError as error:
             self.at = start
             self.within.clear()
-            self.skip_block() if self.sees(*_OPENING) else self.skip_line()
+            self.skip_block() if self.sees(*_OPENING) else self.skip_statement(error)
             return s.Foreign(line, error)
         return statement
 
@@ -188,8 +190,14 @@ class _Parser:
         if not (self.token.kind in ("line end", "file end") or self.sees(";", ",")):
             self.fail(f"there should be the end of a statement, and there is {self.shown()}")
 
-    def skip_line(self) -> None:
-        while self.token.kind not in ("line end", "file end"):
+    def skip_statement(self, error: ModelReadError) -> None:
+        """Skip a statement of one line, which must not take the ``end`` of what is around with it."""
+        self.at += self.sees(*_ALONE)
+        depth = 0
+        while self.token.kind not in ("line end", "file end") and (depth or not self.sees(";", ",")):
+            depth += self.sees("(", "[", "{") - self.sees(")", "]", "}")
+            if self.token.kind == "keyword":
+                raise error
             self.at += 1
 
     def skip_block(self) -> None:
