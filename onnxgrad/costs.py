@@ -13,6 +13,7 @@ The costs, with y the output, t the target, d = y - t:
 - ``"mse"``: mean of d²; ``"sse"``: sum of d² in a sample; ``"mae"``: mean of ``|d|``;
 - ``"huber"``: mean of d²/2 where ``|d| <= delta``, of ``delta (|d| - delta/2)`` elsewhere;
 - ``"cross_entropy"``: mean of ``-log p[t]`` with t the integer class, and p the softmax of the scores y;
+- ``"soft_cross_entropy"``: mean of the sums over the classes of ``-t log p`` with t the probabilities of the classes;
 - ``"binary_cross_entropy"``: mean of ``-t log p - (1 - t) log(1 - p)`` with t in [0, 1], and p the sigmoid of y.
 """
 
@@ -35,7 +36,7 @@ from onnxgrad.model.read import Source, read
 from onnxgrad.model.tensors import graphs_of
 from onnxgrad.model.write import to_proto
 
-CostName = Literal["mse", "sse", "mae", "huber", "cross_entropy", "binary_cross_entropy"]
+CostName = Literal["mse", "sse", "mae", "huber", "cross_entropy", "soft_cross_entropy", "binary_cross_entropy"]
 Reduction = Literal["mean", "sum", "none"]
 Scores = Literal["auto", "logits", "probabilities"]
 #: Which tensor of the model each input of a cost model is.
@@ -82,7 +83,8 @@ def add_cost(
             LogSoftmax makes it, what goes into that; where a linear layer does, logits; else it is refused. Logits
             are taken by a LogSoftmax, which is exact for scores of any size. ``"probabilities"``: by their logarithm,
             which is infinite at 0; y is not normalized, and nothing is clipped.
-        axis: the axis of the classes, for ``"cross_entropy"``. The target has all the others.
+        axis: the axis of the classes, for ``"cross_entropy"``, whose target has all the others, and for
+            ``"soft_cross_entropy"``.
         delta: where ``"huber"`` becomes linear.
 
     Returns:
@@ -159,7 +161,7 @@ def _output(op: Builder, model: ir.Model, of: str | None) -> Tensor:
             names = ", ".join(repr(v.name) for v in model.graph.outputs)
             raise TensorTypeError(
                 f"the model has {len(found)} floating-point outputs (of {names}), and a cost is that of one; "
-                "name it in `of`"
+                "name it in `of` (on the command line --cost-of)"
             )
         return found[0]
     values = {v.name: v for v in values_of(model.graph) if v.name}
@@ -207,10 +209,12 @@ class _Elements:
     def __call__(self) -> Tensor:
         """Return the costs."""
         if self.cost == "cross_entropy":
-            return self._cross_entropy()
+            return self._cross_entropy(self._classes())
         target = self.op.input(self.op.unique_name("target"), self.y.dtype, self.y.shape)
         if self.cost == "binary_cross_entropy":
             return self._binary_cross_entropy(self._wide(target))
+        if self.cost == "soft_cross_entropy":
+            return self._soft_cross_entropy(self._wide(target), self._classes())
         d = self._wide(self.y) - self._wide(target)
         if self.cost == "huber":
             return _huber(self.op, d, self.delta)
@@ -220,14 +224,18 @@ class _Elements:
         """Return x in float32 at least: sums of half precision lose their digits."""
         return self.op.cast(x, ir.DataType.DOUBLE if x.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT)
 
-    def _cross_entropy(self) -> Tensor:
-        op, y = self.op, self.y
+    def _classes(self) -> int:
+        """Return the axis of classes."""
+        y = self.y
         if y.rank < 2 or not -y.rank <= self.axis < y.rank or self.axis % y.rank == 0:
             raise TensorTypeError(
                 f"{y.value.name!r} has shape {list(y.shape)}, and no axis {self.axis} of classes behind one of samples"
                 "; pass axis=…, or take binary_cross_entropy"
             )
-        axis = self.axis % y.rank
+        return self.axis % y.rank
+
+    def _cross_entropy(self, axis: int) -> Tensor:
+        op, y = self.op, self.y
         logs = self._logarithms(axis)
         places = (*y.shape[:axis], *y.shape[axis + 1 :])
         labels = op.input(op.unique_name("target"), ir.DataType.INT64, places)
@@ -236,8 +244,12 @@ class _Elements:
         picked = op.GatherElements(logs, op.unsqueeze(labels, [axis - y.rank]), axis=axis)
         return -op.squeeze(picked, [axis])
 
-    def _logarithms(self, axis: int) -> Tensor:
-        """Return the logarithms of the probabilities of classes."""
+    def _soft_cross_entropy(self, t: Tensor, axis: int) -> Tensor:
+        """``-t log p``, summed over the classes; where t is 0, the logarithm is not taken: it may be infinite."""
+        return -self.op.sum(t * self._logarithms(axis, self.op.Equal(t, 0)), [axis - t.rank], keepdims=False)
+
+    def _logarithms(self, axis: int, unwanted: Tensor | None = None) -> Tensor:
+        """Return the logarithms of the probabilities of classes; those of mere probabilities are 0 where unwanted."""
         op, y = self.op, self.y
         node = _maker(y, ("Softmax", "LogSoftmax"))
         if self.scores == "auto" and node is not None:
@@ -251,7 +263,8 @@ class _Elements:
                 return self._wide(y)
             y = _entering(op, node)
         elif self._are_probabilities():
-            return op.Log(self._wide(y))
+            p = self._wide(y)
+            return op.Log(p if unwanted is None else op.Where(unwanted, 1, p, shape=p.shape))
         return op.LogSoftmax(self._wide(y), axis=axis)
 
     def _binary_cross_entropy(self, t: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxgrad.comparison.compare import MAX_ELEMENTS, Tolerance, compare_subjects
 from onnxgrad.comparison.differences import Tolerances
+from onnxgrad.comparison.portions import in_portions
 from onnxgrad.comparison.report import Comparison
 from onnxgrad.comparison.subjects import FunctionSubject, ModelSubject, Subject
 from onnxgrad.runtime import Function
@@ -61,14 +62,14 @@ def assert_derivatives_close(
         OnnxgradError: what `onnxgrad.compare` raises.
     """
     __tracebackhide__ = True
-    model = ModelSubject(actual, "actual", straight_through)
+    model = in_portions(ModelSubject(actual, "actual", straight_through), data)
     other: Subject
     if callable(expected) and not isinstance(expected, Function):
         other = FunctionSubject(expected, jacobian, model)
     else:
         if jacobian is not None:
             raise TypeError("`jacobian` goes with a function; a model has its own derivatives")
-        other = ModelSubject(expected, "expected", straight_through)
+        other = in_portions(ModelSubject(expected, "expected", straight_through), data)
     found = compare_subjects(
         model, other, data, of, wrt, Tolerances(rtol, atol), True, max_elements, worst=3, seed=seed
     )

@@ -69,6 +69,7 @@ EXPECTED: dict[str, Callable[[Any], Any]] = {
     "mae": lambda z: np.abs(z - TARGET).mean(axis=1),
     "huber": lambda z: huber(z - TARGET).mean(axis=1),
     "cross_entropy": lambda z: -log_softmax(z)[np.arange(len(z)), LABELS],
+    "soft_cross_entropy": lambda z: -(TARGET * log_softmax(z)).sum(axis=1),
     "binary_cross_entropy": lambda z: (TARGET * np.log1p(np.exp(-z)) + (1 - TARGET) * np.log1p(np.exp(z))).mean(axis=1),
 }
 REDUCED: dict[str, Callable[[Any], Any]] = {"mean": np.mean, "sum": np.sum, "none": lambda c: c}
@@ -173,6 +174,8 @@ def test_huber_has_its_curvature_at_0() -> None:
         ("y = Softmax(z)", "cross_entropy"),
         ("y = LogSoftmax(z)", "cross_entropy"),
         ("p = Softmax(z) y = Identity(p)", "cross_entropy"),
+        ("y = Softmax(z)", "soft_cross_entropy"),
+        ("y = LogSoftmax(z)", "soft_cross_entropy"),
         ("y = Sigmoid(z)", "binary_cross_entropy"),
     ],
 )
@@ -188,7 +191,10 @@ def test_what_makes_probabilities_is_seen(last: str, cost: Any) -> None:
     assert np.isfinite(far["grad_cost_x"]).all()
 
 
-@pytest.mark.parametrize(("last", "cost"), [("Softmax", "cross_entropy"), ("Sigmoid", "binary_cross_entropy")])
+PROBABILITIES = [("Softmax", "cross_entropy"), ("Softmax", "soft_cross_entropy"), ("Sigmoid", "binary_cross_entropy")]
+
+
+@pytest.mark.parametrize(("last", "cost"), PROBABILITIES)
 def test_probabilities_by_their_logarithm(last: str, cost: Any) -> None:
     model = onnxgrad.add_cost(mlp(f"y = {last}(z)"), cost, scores="probabilities")
     found = run(onnxgrad.gradient(model, "cost", "x"), x=X, target=target_of(cost))
@@ -203,9 +209,14 @@ def test_certain_probabilities_of_right_answers_cost_nothing() -> None:
     found = run(onnxgrad.gradient(model, "cost", "x"), x=np.array([[1.0, 0.0]]), target=np.array([[1.0, 0.0]]))
     np.testing.assert_array_equal(found["cost"], [0])
     np.testing.assert_array_equal(found["grad_cost_x"], [[-0.5, 0.0]])  # |x|'(0) = 0
+    model = parse("net (double[N, 2] x) => (double[N, 2] y) { y = Abs(x) }")
+    model = onnxgrad.add_cost(model, "soft_cross_entropy", reduction="none", scores="probabilities")
+    found = run(onnxgrad.gradient(model, "cost", "x"), x=np.array([[1.0, 0.0]]), target=np.array([[1.0, 0.0]]))
+    np.testing.assert_array_equal(found["cost"], [0])
+    np.testing.assert_array_equal(found["grad_cost_x"], [[-1.0, 0.0]])
 
 
-@pytest.mark.parametrize("cost", ["cross_entropy", "binary_cross_entropy"])
+@pytest.mark.parametrize("cost", ["cross_entropy", "soft_cross_entropy", "binary_cross_entropy"])
 def test_unclear_scores_are_refused(cost: Any) -> None:
     with pytest.raises(TensorTypeError, match=r"'y' \(made by Tanh.*pass scores='logits'"):
         onnxgrad.add_cost(mlp("y = Tanh(z)"), cost)
@@ -226,6 +237,8 @@ def test_classes_on_other_axes() -> None:
     p /= p.sum(axis=-1, keepdims=True)
     expected = -np.log(np.take_along_axis(p, labels[..., None], -1))[..., 0].mean(axis=1)
     np.testing.assert_allclose(found["cost"], expected, rtol=1e-12)
+    soft = onnxgrad.add_cost(model, "soft_cross_entropy", axis=-1, scores="logits", reduction="none")
+    np.testing.assert_allclose(run(soft, x=z, target=np.eye(3)[labels])["cost"], expected, rtol=1e-12)
     with pytest.raises(TensorTypeError, match=r"normalized along axis 2 .* pass axis=2"):
         onnxgrad.add_cost(parse("net (double[N, T, 3] x) => (double[N, T, 3] y) { y = Softmax(x) }"), "cross_entropy")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +14,7 @@ from onnxgrad.comparison.compare import MAX_ELEMENTS
 from onnxgrad.comparison.differences import parse_tolerances
 from onnxgrad.comparison.plot import check as check_plot
 from onnxgrad.comparison.report import shortened
+from onnxgrad.errors import FeedError, OnnxgradError
 from onnxgrad.runtime import load
 
 RtolOption = Annotated[
@@ -85,6 +87,7 @@ def compare_command(
 
     Inputs and outputs are matched by name, or by order where names differ. Differences are absolute, relative, and in
     units in the last place of the coarser of both types. An element agrees if |b - a| <= atol + rtol * max(|a|, |b|).
+    Samples and elements count from 0.
 
     Exit code 1 if they differ, 2 if there is nothing to compare because all derivatives are refused.
     """
@@ -95,7 +98,7 @@ def compare_command(
         found = compare(
             a,
             b,
-            None if data is None else read_feeds(data, load(a).inputs, partial=True),
+            None if data is None else _read(data, a, b),
             of=of,
             wrt=wrt,
             rtol=relative,
@@ -108,6 +111,16 @@ def compare_command(
             progress=advance,
         )
     show(found, plot, as_json)
+
+
+def _read(data: str, a: str, b: str) -> dict[str, Any]:
+    """Return what a file feeds, by the names of inputs of the first model, or of the second one."""
+    try:
+        return read_feeds(data, load(a).inputs, partial=True)
+    except FeedError:
+        with suppress(OnnxgradError):
+            return read_feeds(data, load(b).inputs, partial=True)
+        raise
 
 
 def tolerances(words: list[str] | None, option: str) -> dict[str, float] | None:

@@ -176,10 +176,11 @@ def _from_table(
             "Name the columns like that"
             + (", or give as many as the model takes, in order" if len(ports) == 1 else ", or give an .npz file")
         )
+    spelled = names or [f"{i + 1}" for i in range(len(columns))]
     feeds = {}
     for port in ports:
         inner = _inner_shape(port, len(wanted[port.name]))
-        matrix = [_converted(path, name, columns[places[name]], port) for name in wanted[port.name]]
+        matrix = [_converted(path, spelled[places[name]], columns[places[name]], port) for name in wanted[port.name]]
         stacked = np.stack(matrix, axis=-1) if matrix else np.zeros((len(columns[0]), 0))
         feeds[port.name] = stacked.reshape(len(stacked), *inner)
     return feeds

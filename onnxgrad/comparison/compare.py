@@ -11,6 +11,7 @@ import numpy as np
 from onnxgrad.comparison.derive import Entry, again, derived, has_samples, sample_count
 from onnxgrad.comparison.differences import Axes, Tolerances, coarser, compared
 from onnxgrad.comparison.matching import Match, feeds_of, match
+from onnxgrad.comparison.portions import PortionedSubject, in_portions
 from onnxgrad.comparison.report import Comparison, Row
 from onnxgrad.comparison.subjects import Array, ModelSubject, Subject
 from onnxgrad.errors import MixedSamplesError, OnnxgradError, UnknownNameError
@@ -53,7 +54,8 @@ def compare(
         a: a model: what `load` takes, or a `Function`.
         b: the other one. Its inputs and outputs are matched with those of `a` by name, or by order where names differ.
         data: what is fed: a dictionary of arrays by name of an input, an array or a data frame for a single input. What
-            is missing is random. Numbers are rounded to the coarser of both types of an input.
+            is missing is random. Numbers are rounded to the coarser of both types of an input. A model of a fixed
+            number of samples is run on a multiple of it in portions.
         of: the outputs (of `a`) to compare; None: all.
         wrt: the inputs (of `a`) to differentiate by; None: all that are floating-point.
         rtol: relative tolerance, for all tensors or by name: ``{"y": 1e-5, "y:x": 1e-3}``, with ``""`` for all others.
@@ -75,7 +77,8 @@ def compare(
         FeedError: if the data do not fit.
         RunError: if one of the models does not run.
     """
-    first, second = ModelSubject(a, "a", straight_through), ModelSubject(b, "b", straight_through)
+    subjects = (ModelSubject(source, name, straight_through) for source, name in ((a, "a"), (b, "b")))
+    first, second = (in_portions(subject, data) for subject in subjects)
     tolerances = Tolerances(rtol, atol)
     return compare_subjects(first, second, data, of, wrt, tolerances, derivatives, max_elements, worst, seed, progress)
 
@@ -99,7 +102,7 @@ def compare_subjects(
     tolerances.check(tensor_names([p for p, _ in matched.outputs], inputs))
     feeds_a, feeds_b, values_a, values_b, note = feeds_of(a, b, matched.inputs, data, seed)
     samples = sample_count(a.inputs, feeds_a)
-    rows, notes = [], [*matched.notes, *straight_notes(a, b)]
+    rows, notes = [], [*matched.notes, *notes_on(a, b)]
     for p, q in matched.outputs:
         ours, theirs = as_array(values_a[p.name]), as_array(values_b[q.name])
         if ours is None or theirs is None:
@@ -125,7 +128,7 @@ def compare_subjects(
             seed,
             progress,
         )
-        if all(row.kind == "output" for row in rows):
+        if all(row.kind == "output" and row.absolute is not None for row in rows):  # of shapes that differ, it is said
             notes.append("there is no derivative to compare: no floating-point output, or no such input")
     return Comparison(a.name, b.name, tuple(rows), tuple(notes), note)
 
@@ -221,13 +224,19 @@ def tensor_names(of: Sequence[Port], wrt: Sequence[Port]) -> list[str]:
     return [*(y.name for y in of), *(f"{y.name}:{x.name}" for y in of for x in wrt)]
 
 
-def straight_notes(*subjects: Subject) -> list[str]:
-    """Return a note for each model whose gradients are straight-through ones, without that having been asked for."""
-    return [
+def notes_on(*subjects: Subject) -> list[str]:
+    """Return what is to be said of models that are run in a way that nobody asked for."""
+    straight = [
         f"{s.name} is quantized: its gradients pass straight through roundings (see docs/quantized.md)"
         for s in subjects
         if isinstance(s, ModelSubject) and s.straight_through
     ]
+    portions = [
+        f"{s.name} takes {s.size} at a time, and was run on the samples in such portions"
+        for s in subjects
+        if isinstance(s, PortionedSubject)
+    ]
+    return straight + portions
 
 
 def output_axes(port: Port, value: Array, samples: int | None) -> Axes:

@@ -147,6 +147,9 @@ def compared(
         excess = np.where(found.odd, np.inf, np.where(found.absolute > 0, found.absolute / tolerated, 0.0))
     beyond = (found.absolute > tolerated) | found.odd
     verdict: Verdict = "differs" if beyond.any() else "agrees" if found.absolute.any() else "identical"
+    if found.lost:
+        said = f"{found.lost} of {a.size} elements are NaN or infinite in both, which is taken for equal"
+        detail = f"{detail}; {said}" if detail else said
     over = np.where(beyond, np.maximum(excess, 1), 0.0)
     order = list(_worst(excess, axes, worst))
     return Row(
@@ -181,6 +184,7 @@ class _Numbers:
         size: ``max(|a|, |b|)``, 0 where one is not finite.
         scale: root mean square of the larger of both tensors.
         odd: where an element is NaN or infinite in one only.
+        lost: how many elements are NaN, or the same infinity, in both.
     """
 
     size: Array
@@ -189,6 +193,7 @@ class _Numbers:
     absolute: Array
     relative: Array
     ulps: Array | None
+    lost: int = 0
 
     @classmethod
     def of(cls, a: Array, b: Array, dtype: np.dtype[Any]) -> _Numbers:
@@ -205,7 +210,7 @@ class _Numbers:
         ulps = absolute / unit_in_last_place(size, dtype) if is_float(dtype) and wide is np.float64 else None
         largest = float(size.max(initial=0.0)) or 1.0  # against overflow
         scale = largest * math.sqrt(float(np.mean(np.square(size / largest)))) if size.size else 0.0
-        return cls(size, scale, odd, absolute, relative, ulps)
+        return cls(size, scale, odd, absolute, relative, ulps, int((same & ~finite).sum()))
 
 
 def _texts(a: Array, b: Array) -> _Numbers:

@@ -23,13 +23,14 @@ from onnxgrad.comparison.compare import (
     chosen_inputs,
     derivative_row,
     names_of,
+    notes_on,
     output_axes,
-    straight_notes,
     tensor_names,
 )
 from onnxgrad.comparison.derive import Entry, again, derived, sample_count
 from onnxgrad.comparison.differences import Tolerances, coarser, compared
 from onnxgrad.comparison.matching import feeds_of, match, spelled
+from onnxgrad.comparison.portions import in_portions
 from onnxgrad.comparison.report import Comparison, Row
 from onnxgrad.comparison.subjects import Array, ModelSubject
 from onnxgrad.errors import GoldenError, OnnxgradError
@@ -123,7 +124,7 @@ def record(
     target = os.fspath(path)
     if not target.lower().endswith(".npz"):
         raise GoldenError(f"{target!r} is no name of a golden file; give one that ends in .npz")
-    subject = ModelSubject(model, "the model", straight_through)
+    subject = in_portions(ModelSubject(model, "the model", straight_through), data)
     matched = match(subject, subject, names_of(of))
     outputs, inputs = [p for p, _ in matched.outputs], chosen_inputs(subject, wrt)
     tolerances = Tolerances(rtol, atol)
@@ -202,7 +203,7 @@ def verify(
         OnnxgradError: what `compare` raises.
     """
     golden = read_golden(path)
-    subject = ModelSubject(model, "the model", golden.straight_through)
+    subject = in_portions(ModelSubject(model, "the model", golden.straight_through), golden.feeds)
     _check_signature(golden, subject)
     names = [t.of if t.wrt is None else f"{t.of}:{t.wrt}" for t in golden.tensors]
     Tolerances(rtol, atol).check(names)
@@ -243,7 +244,7 @@ def verify(
             rows.append(
                 derivative_row(e, found_by.get(e.wrt), coarser(*kinds), tolerances, worst, (golden.path, subject.name))
             )
-    return Comparison(golden.path, subject.name, tuple(rows), tuple(straight_notes(subject)), f"those in {golden.path}")
+    return Comparison(golden.path, subject.name, tuple(rows), tuple(notes_on(subject)), f"those in {golden.path}")
 
 
 def _overridden(given: Tolerance, kept: dict[str, float]) -> dict[str, float]:
@@ -286,11 +287,12 @@ def _fixed(port: Port) -> str:
 def _check_signature(golden: Golden, subject: ModelSubject) -> None:
     now = _signature(subject)
     for what in ("inputs", "outputs"):
-        if golden.signature[what] != now[what]:
+        if sorted(golden.signature[what]) != sorted(now[what]):  # in whatever order: they are known by name
             then, today = (", ".join(f"{n} {t}" for n, t in s[what]) or "none" for s in (golden.signature, now))
             raise GoldenError(
                 f"{golden.path!r} was made from another model ({golden.model}): its {what} are {then}, and those of "
-                f"{subject.name} are {today}; give the golden file of this model, or record a new one"
+                f"{subject.name} are {today}; give the golden file of this model, or record a new one (models of other "
+                "names and types are put side by side by `onnxgrad compare`)"
             )
 
 

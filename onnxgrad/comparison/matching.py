@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from onnxgrad.checks.inputs import trials
+from onnxgrad.comparison.derive import sample_count
 from onnxgrad.comparison.differences import coarser, is_float
 from onnxgrad.comparison.subjects import Subject
-from onnxgrad.errors import RunError, SignatureError, UnknownNameError
+from onnxgrad.errors import FeedError, RunError, SignatureError, UnknownNameError
 from onnxgrad.model.signature import Port
 from onnxgrad.runtime.feeds import Feeds
 
@@ -80,6 +81,7 @@ def _paired(
                 f"{what[:-1]} {p.name!r} of {a.name} is {spelled(p)}, and "
                 f"{'it' if p.name == q.name else repr(q.name)} of {b.name} is {spelled(q)}: {why}; "
                 "only models of one signature can be compared"
+                + ("" if p.name == q.name else ", by the names of their inputs and outputs, or else in their order")
             )
     return pairs
 
@@ -141,6 +143,8 @@ def feeds_of(
     given = _by_name(a, inputs, data)
     merged = _merged(inputs)
     both = {port.name for port in merged} <= set(given)
+    if sample_count(merged, given) == 0:
+        raise FeedError("there are no samples in the data, so there is nothing to compare; give some")
     said: list[str] = []
     fallback = None
     for trial in trials(merged, given, seed):

@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from onnxgrad.errors import ModelReadError
+from onnxgrad.model.read import register_reader
 from onnxgrad.runtime.sources import Imported, register_file_importer, register_importer
 
 if TYPE_CHECKING:
@@ -53,5 +54,6 @@ def read_file(path: str | os.PathLike[str], variable: str | None = None, dtype: 
     return convert(path, variable, dtype)
 
 
+register_reader(is_file, lambda path: read_file(path))
 register_importer(_is_estimator, _from_estimator)
 register_file_importer(is_file, lambda path, variable: Imported(read_file(path, variable)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Callable, Set
 
 import onnx
 import onnx_ir as ir
@@ -17,6 +17,15 @@ from onnxgrad.model.tensors import external, graphs_of, replace_tensors, same_da
 
 #: What a model can be read from.
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+#: A path of a file.
+Path = str | os.PathLike[str]
+
+_READERS: list[tuple[Callable[[Path], bool], Callable[[Path], onnx.ModelProto]]] = []
+
+
+def register_reader(applies: Callable[[Path], bool], convert: Callable[[Path], onnx.ModelProto]) -> None:
+    """Let `read` take files of another kind: where ``applies(path)`` holds, which must be told by the path alone."""
+    _READERS.append((applies, convert))
 
 
 def read(source: Source) -> ir.Model:
@@ -28,8 +37,8 @@ def read(source: Source) -> ir.Model:
     (`training_info`) is left behind.
 
     Args:
-        source: path of a model, in binary form or, by its suffix, in one of ONNX's text forms; or its content as bytes;
-            or a model.
+        source: path of a model, in binary form or, by its suffix, in one of ONNX's text forms, or of a file that
+            becomes a model (see `register_reader`); or its content as bytes; or a model.
 
     Raises:
         ModelReadError: if there is no model, it is damaged or contradicts itself, its external data is missing,
@@ -48,7 +57,9 @@ def read(source: Source) -> ir.Model:
         model = _deserialize(_parse(source, where), where, folder=None)
     elif isinstance(source, str | os.PathLike):
         where = repr(os.fspath(source))
-        model = _deserialize(_load(source, where), where, folder=os.path.dirname(os.path.abspath(source)))
+        converted = next((convert(source) for applies, convert in _READERS if applies(source)), None)
+        folder = os.path.dirname(os.path.abspath(source)) if converted is None else None
+        model = _deserialize(converted or _load(source, where), where, folder)
     else:
         raise ModelReadError(
             f"a model cannot be read from an object of type {type(source).__name__}; "
@@ -60,7 +71,7 @@ def read(source: Source) -> ir.Model:
     return model
 
 
-def _load(path: str | os.PathLike[str], where: str) -> onnx.ModelProto:
+def _load(path: Path, where: str) -> onnx.ModelProto:
     if os.path.isdir(path):
         raise ModelReadError(f"{where} is a folder; give the path of a model file in it")
     if not os.path.exists(path):

@@ -11,6 +11,7 @@ import pytest
 
 import onnxgrad
 from onnxgrad.comparison.differences import Axes, Tolerances, compared, unit_in_last_place
+from onnxgrad.errors import FeedError
 from tests.comparison.comparison_models import APART, B1, W1, W2, X, jacobian, network, parsed, without_rule
 
 
@@ -124,6 +125,47 @@ def test_a_fixed_batch_beside_an_open_one() -> None:
             assert len(found.rows) == 2
 
 
+@pytest.mark.parametrize("size", ["1", "2", "3"])
+def test_a_fixed_batch_and_more_samples(size: str) -> None:
+    """A model exported for one sample, or a few, is run on as many portions as the data have."""
+    for a, b in (
+        (network("double"), network("double", batch=size)),
+        (network("double", batch=size), network("double")),
+    ):
+        found = onnxgrad.compare(a, b, X)
+        assert found.ok, str(found)
+        assert row_of(found, "y:x").shape == (6, 3, 4)
+        assert f"takes {size} at a time, and was run on the samples in such portions" in found.notes[-1]
+        wide = onnxgrad.compare(a, b, X, max_elements=10)
+        assert wide.ok
+        assert row_of(wide, "y:x").kind == "vjp"
+    found = onnxgrad.compare(network("double", batch=size), network("double", 1e-4), {"x": X})
+    expected = onnxgrad.compare(network("double"), network("double", 1e-4), X)
+    assert [row.moved_of + row.moved_wrt for row in found.rows] == [
+        row.moved_of + row.moved_wrt for row in expected.rows
+    ]
+    with pytest.raises(FeedError, match="with 5 instead of 4 on axis 0"):
+        onnxgrad.compare(network(), network(batch="4"), X[:5])
+
+
+def test_portions_of_a_model_that_mixes_samples() -> None:
+    """Its Jacobian has blocks for the portions, and zeros between; that of the other model, over all, has not."""
+    text = "net (double[%s, 2] x) => (double[%s, 2] y) <int64[1] zero = {0}> { y = CumSum(x, zero) }"
+    found = onnxgrad.compare(parsed(text % ("N", "N")), parsed(text % (2, 2)), X[:4, :2])
+    row = row_of(found, "y:x")
+    assert (row.verdict, row.shape) == ("differs", (4, 2, 4, 2))
+    assert row_of(onnxgrad.compare(parsed(text % (2, 2)), parsed(text % (2, 2)), X[:4, :2]), "y:x").beyond == 0
+    of_two = onnxgrad.compare(parsed(text % ("N", "N")), parsed(text % (2, 2)), X[:2, :2])
+    assert of_two.ok
+    assert row.beyond == 4 * 2  # both rows of the second portion by both of the first, element by element
+
+
+def test_vectors_are_no_portions() -> None:
+    text = "net (double[3] x) => (double[3] y) { y = Sin(x) }"
+    with pytest.raises(FeedError):
+        onnxgrad.compare(parsed(text), parsed(text), np.ones(6))
+
+
 def test_samples_that_mix_in_one_model_only() -> None:
     """The Jacobians are then both in full, and differ."""
     apart = parsed("net (double[N, 2] x) => (double[N, 2] y) { y = Tanh(x) }")
@@ -190,6 +232,7 @@ def test_what_is_not_finite() -> None:
     a = np.array([np.nan, np.inf, 1.0, np.inf, 2.0])
     same = compared("output", "y", None, a, a.copy(), axes, dtype, Tolerances(), 5)
     assert (same.verdict, same.odd) == ("identical", 0)
+    assert same.detail == "3 of 5 elements are NaN or infinite in both, which is taken for equal"
     b = np.array([np.nan, -np.inf, np.nan, 5.0, 2.0])
     row = compared("output", "y", None, a, b, axes, dtype, Tolerances(), 5)
     assert (row.verdict, row.odd, row.beyond) == ("differs", 3, 3)
@@ -210,7 +253,8 @@ def test_integers_and_texts_are_equal_or_differ() -> None:
 
 
 def test_sizes_zero_and_scalars() -> None:
-    assert onnxgrad.compare(network(), network(planted=1), X[:0]).ok
+    with pytest.raises(FeedError, match="no samples in the data"):  # a gate must not open to an empty file
+        onnxgrad.compare(network(), network(planted=1), X[:0])
     scalar = "net (double x) => (double y) { y = %s(x) }"
     row = row_of(onnxgrad.compare(parsed(scalar % "Sin"), parsed(scalar % "Cos"), {"x": 0.5}), "y:x")
     assert (row.verdict, row.moved_of, row.moved_wrt) == ("differs", ("y",), ("x",))

@@ -49,6 +49,24 @@ def test_a_planted_difference(models: tuple[Path, Path, Path]) -> None:
     assert command("compare", a, b, "--data", data, "--rtol", "y=0.1", "--values-only").code == 0
 
 
+def test_data_by_the_names_of_either_model(tmp_path: Path) -> None:
+    text = "net (float[N] %s, float[N] %s) => (float[N] y) { y = Mul(%s, %s) }"
+    a, b = (saved(tmp_path, parsed(text % (*n, *n)), f"{n}.onnx") for n in ("uv", "pq"))
+    for names, code in (("uv", 0), ("pq", 0), ("up", 2)):
+        np.savez(tmp_path / "data.npz", **{name: np.ones(3, np.float32) for name in names})
+        found = command("compare", a, b, "--data", tmp_path / "data.npz")
+        assert found.code == code, found.err
+    assert "'p' is not an input of the model; there is 'u' or 'v'" in found.message
+
+
+def test_no_samples(models: tuple[Path, Path, Path]) -> None:
+    a, b, data = models
+    data.write_text("a,b,c,d\n")
+    found = command("compare", a, b, "--data", data)
+    assert found.code == 2
+    assert "no samples in the data" in found.message
+
+
 def test_json(models: tuple[Path, Path, Path]) -> None:
     a, b, data = models
     found = command("compare", a, b, "--data", data, "--json", "--worst", 2)

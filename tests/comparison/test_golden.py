@@ -10,6 +10,7 @@ import pytest
 
 import onnxgrad
 from onnxgrad.comparison import read_golden
+from onnxgrad.errors import FeedError
 from tests.comparison.comparison_models import APART, X, function, jacobian, network, parsed, without_rule
 
 
@@ -96,6 +97,32 @@ def test_a_golden_file_of_another_model(tmp_path: Path) -> None:
         with pytest.raises(onnxgrad.GoldenError, match=r"was made from another model .* record a new one"):
             onnxgrad.verify(other, path)
     assert onnxgrad.verify(network(batch="batch"), path).ok  # what an open size is called does not matter
+
+
+def test_inputs_and_outputs_in_another_order(tmp_path: Path) -> None:
+    """A new export may put them in another order; they are known by name."""
+    path, rng = tmp_path / "golden.npz", np.random.default_rng(0)
+    swapped = parsed(APART % 2)
+    for ports in (swapped.graph.input, swapped.graph.output):
+        ports.reverse()
+    onnxgrad.record(parsed(APART % 2), {"u": rng.normal(size=(3, 2)), "v": rng.normal(size=(3, 2))}, path)
+    found = onnxgrad.verify(swapped, path)
+    assert [row.name for row in found.rows if row.verdict == "identical"] == ["p", "q", "p:u", "p:v", "q:u", "q:v"]
+
+
+def test_a_fixed_batch(tmp_path: Path) -> None:
+    path = tmp_path / "golden.npz"
+    onnxgrad.record(network(batch="2"), X, path)
+    assert onnxgrad.verify(network(batch="2"), path).ok
+    assert onnxgrad.verify(network(batch="3"), path).ok
+    assert onnxgrad.verify(network(), path).ok
+    assert not onnxgrad.verify(network(batch="2", planted=1e-4), path).ok
+
+
+def test_no_samples(tmp_path: Path) -> None:
+    with pytest.raises(FeedError, match="no samples in the data"):
+        onnxgrad.record(network(), X[:0], tmp_path / "golden.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_samples_that_mix_now(tmp_path: Path) -> None:

@@ -136,3 +136,9 @@ def test_without_pytest_regressions(pytester: pytest.Pytester, monkeypatch: pyte
     result = outcome(pytester)
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(["*pip install 'onnxgrad[[]testing[]]'*"])
+
+
+def test_a_model_of_one_sample() -> None:
+    """It is run on the samples one by one."""
+    assert_derivatives_close(network("double", batch="1"), function, {"x": X})
+    assert_derivatives_close(network("double", batch="1"), network("double"), X)

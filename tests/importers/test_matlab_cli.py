@@ -21,7 +21,7 @@ def test_import(tmp_path: Path, file: str) -> None:
     out = tmp_path / "net.onnx"
     result = command("import", FOLDER / file, "-o", out)
     assert (result.code, result.err) == (0, "")
-    assert result.out.strip().endswith(f"{out}: 9 nodes")
+    assert result.out.strip().endswith(f"{out}: 14 nodes")
     assert "x1" in result.out
     assert "N x 3" in result.out
     onnx.checker.check_model(onnx.load(out), full_check=True)

@@ -4,8 +4,11 @@ step.
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +21,7 @@ from fixtures.make_matlab import FUNCTIONS, SAVED, edited, inputs_of
 from fixtures.matlab.networks import Network
 from fixtures.matlab.saved import as_object, saved
 from fixtures.matlab.text import Style, text_of
-from onnxgrad.errors import DisconnectedWarning
+from onnxgrad.errors import DisconnectedWarning, ModelReadError
 from onnxgrad.importers.matlab import convert
 from tests.importers import matlab_by_hand
 
@@ -120,7 +123,8 @@ def test_float32(file: str) -> None:
 
 def test_the_graph_is_the_one_that_one_would_write() -> None:
     graph = convert(FOLDER / "static.m").graph
-    assert [node.op_type for node in graph.node] == "Sub Mul Add Gemm Tanh Gemm Sub Div Add".split()
+    operators = [node.op_type for node in graph.node if node.op_type != "Constant"]
+    assert operators == "Sub Mul Add Gemm Tanh Gemm Sub Div Add".split()
     assert graph.name == "static"
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     net = NETWORKS["static"]
@@ -196,6 +200,24 @@ REWRITTEN = {
     "a loop": ("Q = size(x1,2); % samples", "Q = size(x1,2);\nk = 0; for i = 1:3, k = k + i; end"),
     "a condition": ("Q = size(x1,2); % samples", "if nargin < 1, error('no input'); else; Q = size(x1,2); end"),
     "a class": ("Q = size(x1,2); % samples", "assert(isa(x1,'double'));\nQ = size(x1,2);"),
+    "a size that the header tells": (
+        "Q = size(x1,2); % samples",
+        "Q = size(x1,2);\nif size(x1,1) ~= 3\n error('three rows')\nend",
+    ),
+    "one sample at a time": ("Q = size(x1,2); % samples", "x1 = x1(:);\nQ = 1;"),
+    "both sizes": ("Q = size(x1,2); % samples", "[R,Q] = size(x1);"),
+    "both sizes as a row": ("Q = size(x1,2); % samples", "s = size(x1); Q = s(2);"),
+    "words": ("Q = size(x1,2); % samples", "Q = size(x1,2);\ndisp('simulating'); fprintf('%d\\n', nnz(x1));"),
+    "a return": ("y1 = mapminmax_reverse(a2,y1_step1);", "y1 = mapminmax_reverse(a2,y1_step1);\nreturn\ny1 = 0*y1;"),
+    "settings at once": (
+        "% Layer 1\n\nb1".replace("\n\n", "\n"),
+        "x1_step1 = struct('xoffset',x1_step1.xoffset,'gain',x1_step1.gain,'ymin',x1_step1.ymin);\nb1",
+    ),
+    "functions of their own": (
+        "% ===== MODULE FUNCTIONS ========",
+        "function show(x)\nwhile any(x)\n switch x(end)\n case 1\n  hold on\n otherwise\n"
+        "  try, x = eval(y{end}); catch e\n  end\n end\n x = x - 1;\nend\nfigure; plot(x, 'r'), grid on\nend",
+    ),
     "halves": ("LW2_1*a1;", "[LW2_1(:,1:2), LW2_1(:,3:end)]*[a1(1:2,:); a1([3 4],:)];"),
 }
 
@@ -209,6 +231,76 @@ def test_rewritten_lines(tmp_path: Path, what: str) -> None:
     f, x = onnxgrad.load(tmp_path / "net.m"), RECORDED["static/x1"]
     assert_near(f(x), RECORDED["static/y1"])
     assert_near(f.jacobian(x), RECORDED["static/jac_y1_x1"])
+
+
+def changed(tmp_path: Path, *changes: tuple[str, str]) -> Callable[..., Any]:
+    text = text_of("static", *FUNCTIONS["static"])
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    (tmp_path / "net.m").write_text(text)
+    return onnxgrad.load(tmp_path / "net.m")
+
+
+@pytest.mark.parametrize(
+    "line", ["if nargin > 5, hold on, end", "if nargin > 5, grid on; title a; end", "if 0\nhold on\nend"]
+)
+def test_what_is_skipped_ends_where_it_ends(tmp_path: Path, line: str) -> None:
+    """What comes behind a statement that is not understood, and not followed, is followed."""
+    last = "y1 = mapminmax_reverse(a2,y1_step1);"
+    f = changed(tmp_path, (last, f"{last}\n{line}\ny1 = 2*y1;"))
+    assert_near(f(RECORDED["static/x1"]), 2 * RECORDED["static/y1"])
+
+
+def test_powers_and_logarithms(tmp_path: Path) -> None:
+    """What people put before and behind a network: data on a logarithmic scale, and powers."""
+    f = changed(
+        tmp_path,
+        ("xp1 = mapminmax_apply(x1,x1_step1);", "xp1 = mapminmax_apply(log10(x1.^2 + 1),x1_step1);"),
+        ("y1 = mapminmax_reverse(a2,y1_step1);", "y1 = 10.^(mapminmax_reverse(a2,y1_step1)/10) + log2(2 + a2.^2);"),
+    )
+    plain = changed(tmp_path)
+    inner = changed(tmp_path, ("y1 = mapminmax_reverse(a2,y1_step1);", "y1 = a2;"))
+    x = RECORDED["static/x1"]
+    u, slope = np.log10(x**2 + 1), 2 * x / (x**2 + 1) / np.log(10)
+    y, a = plain(u), inner(u)
+    assert_near(f(x), 10 ** (y / 10) + np.log2(2 + a**2))
+    by_y, by_a = 10 ** (y / 10) * np.log(10) / 10, 2 * a / (2 + a**2) / np.log(2)
+    expected = by_y[:, :, None] * plain.jacobian(u) + by_a[:, :, None] * inner.jacobian(u)
+    assert_near(f.jacobian(x), expected * slope[:, None, :])
+
+
+def test_inputs_without_numbers(tmp_path: Path) -> None:
+    """Arguments of other names are inputs of their own, whose sizes need not agree."""
+    first = ("[y1] = static(x1)", "[y1] = static(u,v)")
+    f = changed(tmp_path, first, ("Q = size(x1,2);", "x1 = [u(1:2,:); v]; Q = size(x1,2);"))
+    assert [(port.name, port.shape) for port in f.inputs] == [("u", ("N", 2)), ("v", ("N", 1))]
+    x = RECORDED["static/x1"]
+    assert_near(f({"u": x[:, :2], "v": x[:, 2:]}), RECORDED["static/y1"])
+    f = changed(tmp_path, ("[y1] = static(x1)", "[y1] = static(p,q,r)"), ("Q = size", "x1 = [r;p;q]; Q = size"))
+    assert_near(f(p=x[:, 1:2], q=x[:, 2:], r=x[:, :1]), RECORDED["static/y1"])
+    with pytest.raises(ModelReadError, match="sizes of the vectors that are joined cannot be told"):
+        changed(tmp_path, first, ("Q = size(x1,2);", "x1 = [u;v]; Q = size(x1,2);"))
+
+
+def test_a_closed_loop_without_inputs(tmp_path: Path) -> None:
+    """A network that feeds itself has a cell array of no inputs, which is none of the model."""
+    text = text_of("looped_cell", *FUNCTIONS["looped_cell"])
+    for old, new in (
+        (r"%   x1 = 2xQ matrix, input #1", "%   X = 0xTS cell, 0 inputs over TS timesteps"),
+        (r"(?m)^x1_step1.*\n|^    Xp1 = .*\n|^IW1_1 = .*\n", ""),
+        (r" \+ IW1_1\*Xp1", ""),
+    ):
+        text, count = re.subn(old, new, text)
+        assert count
+    (tmp_path / "net.m").write_text(text)
+    f, whole = onnxgrad.load(tmp_path / "net.m"), onnxgrad.load(FOLDER / "looped_cell.m")
+    assert [port.name for port in f.inputs] == ["ai2"]
+    given = recorded("looped_cell", NETWORKS["looped_cell"])
+    offset, gain = (np.ravel(NETWORKS["looped_cell"].inputs[0].steps[0].settings[s]) for s in ("xoffset", "gain"))
+    given["x1"] = np.tile(offset + 1 / gain, (len(given["ai2"]), 1))  # scaled to zero
+    assert_near(f(given["ai2"]), whole(given))
+    assert_near(f.jacobian(given["ai2"]), whole.jacobian(given, of="y1", wrt="ai2"))
 
 
 def test_rows_without_a_transpose(tmp_path: Path) -> None:

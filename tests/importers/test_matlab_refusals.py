@@ -83,6 +83,11 @@ FILES: dict[str, tuple[str, str, str]] = {
     "an output file": (replaced(Q, "fopen('x');"), "'fopen' is unknown", "fopen('x');"),
     "an average over samples": (replaced(Q, "Q = 1; x1 = x1 - mean(x1,2);"), "'mean' is not known on", "Q = 1; x1 = "),
     "the number of samples": (replaced(Q, Q[:15] + "; x1 = x1/Q;"), "samples or time steps enters", "Q = size"),
+    "one of both sizes": (
+        replaced(Q, "[R,Q] = size(x1); x1 = x1/R;", STATIC.replace("%   x1 = 3xQ matrix, input #1", "%")),
+        "samples or time steps enters",
+        "[R,Q] = size",
+    ),
     "a choice by the samples": (replaced(Q, "if size(x1,2) > 1, Q = 2; end"), "depends on the number of", "if size"),
     "a choice by the inputs": (replaced(Q, "if x1 > 0, Q = 2; end"), "'>' is applied to what depends", "if x1 > 0"),
     "a sample of its own": (replaced(Q, "Q = 1; x1 = x1(1);"), "such a part of a variable", "Q = 1; x1 = x1(1);"),
@@ -102,6 +107,16 @@ FILES: dict[str, tuple[str, str, str]] = {
         "'y1' depends on no input",
         "function [y1]",
     ),
+    "a block of arguments": (
+        replaced("% ===== NEURAL", "arguments\nx1 (3,:) double\nend\n% ===== NEURAL"),
+        "a block of 'arguments'",
+        "arguments",
+    ),
+    "an end that is a word": (
+        replaced(Q, "if nargin > 5, hold end\nQ = 1;"), "the end of a statement, and there is 'end'", "if nargin"
+    ),
+    "a branch that is followed": (replaced(Q, "switch 1\n case 1\n Q = 1;\nend"), "'switch' does not", "switch 1"),
+    "an error": (replaced(Q, "if size(x1,1) ~= 4, error('bad size'); end"), "with an error: bad size", "if size"),
     "two statements": (given("x1_step1.ymin", "1 2"), "there should be the end of a statement", "x1_step1.ymin = 1 2;"),
     "other delays": (replaced("LW1_2*tapdelay2", "LW1_2*tapdelay1", CLOSED), "sizes do not fit", "Ad1{adts} = "),
 }  # fmt: skip
@@ -272,6 +287,20 @@ def test_several_networks(tmp_path: Path) -> None:
     assert len(onnxgrad.load(path, variable="net").outputs) == 1
     assert onnxgrad.load(path, variable="best.net").inputs[0].shape == ("N", 3)
     assert "there is the network 'net' and the network 'best.net'" in refusal(path, variable="other")
+
+
+def test_networks_in_cell_arrays_and_arrays_of_structs(tmp_path: Path) -> None:
+    """As people keep the folds of a validation; elements are called as in MATLAB."""
+    path = tmp_path / "nets.mat"
+    folds = np.empty((1, 2), dtype=[("net", object), ("error", object)])
+    folds["net"][0, :], folds["error"][0, :] = [net(), net(name="deep")], [0.1, 0.2]
+    savemat(path, {"nets": row(net(), np.zeros((0, 0)), net(name="deep")), "folds": folds, "x": row(1.0, 2.0)})
+    message = refusal(path)
+    assert "several networks: 'nets{1}', 'nets{3}', 'folds(1).net', 'folds(2).net'" in message
+    assert "--variable 'nets{1}'" in message
+    assert len(convert(path, "nets{3}").graph.node) > len(convert(path, "nets{1}").graph.node)
+    assert convert(path, "folds(2).net").graph.node == convert(path, "nets{3}").graph.node
+    assert "has no variable 'nets{4}'" in refusal(path, variable="nets{4}")
 
 
 def test_version_7_3(tmp_path: Path) -> None:

@@ -141,6 +141,8 @@ FUNCTIONS: dict[str, Function] = {
     "le": np.less_equal,
     "length": lambda x: np.array([[max(x.shape) if x.size else 0.0]]),
     "log": np.log,
+    "log10": np.log10,
+    "log2": np.log2,
     "logical": lambda x: x != 0,
     "lt": np.less,
     "max": _extreme(np.fmax, np.argmax),

@@ -30,6 +30,7 @@ _HAS_FUNCTION = re.compile(r"(?m)^[ \t]*function\b")
 _HAS_WEIGHTS = re.compile(r"(?m)^[ \t]*(?:[IL]W\d+_\d+|b\d+)[ \t]*=")
 _WEIGHTS = re.compile(r"[IL]W\d+_\d+|b\d+")
 _HEADER = re.compile(r"(?:(?:\bQ|TS)x(\d+)|(\d+)x(?:Q|TS)) matrix, input #(\d+)")
+_NO_INPUTS = re.compile(r"= 0x(?:TS|Q|\d+) cell, 0 inputs")
 #: Columns that helper functions are tried on, and how near they must come.
 _PROBES, _NEAR = 5, 1e-9
 
@@ -96,7 +97,8 @@ class _Tracer(Interpreter):
         self.main = functions[0]
         self.nodes = list(s.walk(self.main.body))
         self.inputs: list[Input] = []
-        self.sizes: dict[tuple[str, int], Size] = {}
+        self.sizes: dict[tuple[str, int | str], Size] = {}
+        self.header = {int(found[3]): int(found[1] or found[2]) for found in _HEADER.finditer(source.text)}
         self.checks: list[_Check] = []
         self.needed = _needed(self.main)
 
@@ -129,8 +131,7 @@ class _Tracer(Interpreter):
         transposed = any(_transposes(node, name) for node in self.nodes)
         delays = self.delays(kind) if state else 1
         if not self.are_cells():
-            suffix = re.search(r"\d+$", name)
-            given = self.input(name, kind, int(suffix[0]) if suffix else 1, delays)
+            given = self.input(name, kind, self.number(name), delays)
             return Signals(tuple(given.blocks), transposed)
         rows = []
         for i in range(1, self.height(kind) + 1):
@@ -138,9 +139,16 @@ class _Tracer(Interpreter):
             rows.append(tuple(Signals((block,), transposed) for block in given.blocks))
         return Cell(tuple(rows))
 
-    def input(self, name: str, kind: str, number: int, delays: int) -> Input:
+    def number(self, name: str) -> int | str:
+        """Return the number of the input, or layer, that an argument holds; its name if it has none among several."""
+        if suffix := re.search(r"\d+$", name):
+            return int(suffix[0])
+        others = [n for n in self.main.parameters if n not in (name, "~") and not _STATE_ARGUMENT.fullmatch(n)]
+        return name if others and not _STATE_ARGUMENT.fullmatch(name) else 1
+
+    def input(self, name: str, kind: str, number: int | str, delays: int) -> Input:
         size = self.sizes.setdefault((kind, number), Size())
-        given = Input(name, size, delays, optional=kind == "a" and self.are_cells())
+        given = Input(name, size, delays, optional=self.are_cells() and (kind == "a" or self.is_unread()))
         if delays:
             self.inputs.append(given)
         return given
@@ -152,6 +160,10 @@ class _Tracer(Interpreter):
             or (isinstance(node, s.Apply) and _base(node) == "iscell")
             for node in self.nodes
         )
+
+    def is_unread(self) -> bool:
+        """Whether the header says that the cell array of inputs has none, as that of a closed loop on its own."""
+        return _NO_INPUTS.search(self.source.text) is not None
 
     def height(self, kind: str) -> int:
         """Return how many inputs, or layers, the cell arrays of one kind are indexed for."""
@@ -185,9 +197,16 @@ class _Tracer(Interpreter):
 
     def settle(self) -> None:
         """Give sizes to the inputs that nothing in the arithmetic gives one: from the header, or the least."""
-        header = {int(found[3]): int(found[1] or found[2]) for found in _HEADER.finditer(self.source.text)}
         for (kind, i), size in self.sizes.items():
-            size.settle(header.get(i) if kind == "x" else None)
+            size.settle(self.header.get(i) if kind == "x" and isinstance(i, int) else None)
+
+    def settle_asked(self, value: Value, dim: Value) -> None:
+        """Give an input the size that the header says, if the file asks for that before anything else tells."""
+        if not (isinstance(value, Signals) and isinstance(dim, Known) and (dim.array == 1).all() != value.transposed):
+            return
+        for (kind, i), size in self.sizes.items():
+            if kind == "x" and i in self.header and any(getattr(c, "size", None) is size for c in value.columns):
+                size.settle(self.header[i])
 
     # --- outputs ---------------------------------------------------------------------------------
 
@@ -226,6 +245,8 @@ class _Tracer(Interpreter):
     # --- helper functions ------------------------------------------------------------------------
 
     def call(self, name: str, arguments: list[Value], wanted: int) -> Sequence[Value]:
+        if name == "size" and len(arguments) == 2:
+            self.settle_asked(*arguments)
         base, _, way = name.rpartition("_")
         if way not in ("apply", "reverse"):
             base, way = name, ""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -45,12 +46,21 @@ from onnxgrad.importers.matlab.values import (
 
 #: Functions of one element that a file may call on what depends on its inputs.
 _ELEMENTWISE = {"tanh": "Tanh", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "abs": "Abs"}
+_LOGARITHMS = {"log2": 2.0, "log10": 10.0}
+#: Functions that only say something, or stop; what they are told does not matter.
+_SPEAKING = frozenset("assert disp display fprintf validateattributes warning".split())
+#: What genFunction calls the arguments with delayed values.
+_STATES = "Xi and Ai, or xi1, xi2, …, ai1, ai2, …"
 #: Classes of MATLAB that the matrices here are of.
 _CLASSES = ("double", "float", "numeric")
 #: So many statements are followed; a generated file has few.
 _LIMIT = 200_000
 
 Variables = dict[str, Value]
+
+
+class _Returned(Exception):  # noqa: N818 - no error
+    """The function has come to a ``return``."""
 
 
 class Interpreter:
@@ -74,7 +84,8 @@ class Interpreter:
         """Follow a function; return its variables at its end."""
         variables: Variables = dict(zip(function.parameters, arguments, strict=False))
         variables["nargin"] = number(len(arguments))
-        self._block(function.body, variables)
+        with suppress(_Returned):
+            self._block(function.body, variables)
         return variables
 
     def _block(self, statements: Iterable[s.Statement], variables: Variables) -> None:
@@ -113,8 +124,14 @@ class Interpreter:
                 for column in values.array.T:
                     variables[name] = Known(column.reshape(-1, 1), values.about)
                     self._block(body, variables)
+            case s.Evaluate(value=s.Apply(of=s.Name(name=name))) if name in _SPEAKING and name not in variables:
+                return
             case s.Evaluate(value=value):
                 self._several(value, variables, 0)
+            case s.Return():
+                raise _Returned
+            case s.Foreign(refusal=refusal):
+                raise refusal
 
     def _holds(self, condition: s.Expression, variables: Variables) -> bool:
         value = self.evaluate(condition, variables)
@@ -194,7 +211,10 @@ class Interpreter:
                 (k,) = places(place.array, len(columns))
                 column = value.columns[0] if isinstance(value, Signals) else None
                 if column is None or k >= len(columns) or len(value.columns) != 1:  # type: ignore[union-attr]
-                    raise SizeError(f"column {k + 1} of {len(columns)} is assigned to: the delays do not fit together")
+                    raise SizeError(
+                        f"column {k + 1} of {len(columns)} is assigned to: the delays do not fit together (delayed "
+                        f"values are those of the arguments {_STATES})"
+                    )
                 rows = next((len(known) for known in columns if not isinstance(known, Vector)), 0)
                 if rows and isinstance(column, Vector):
                     column.size.be(rows)
@@ -316,6 +336,9 @@ class Interpreter:
             return Known(part, related(value, Known(part, about)))
         if isinstance(value, Cell):
             return Cell.of(part_of(value.array(), self._indices(arguments, value.shape, variables)[0]))
+        whole = len(arguments) == 1 and isinstance(arguments[0], s.Everything)
+        if isinstance(value, Signals) and whole and len(value.columns) == 1:  # a sample, however it was given
+            return Signals(value.columns)
         if isinstance(value, Signals) and len(arguments) == 2:
             rows, columns = arguments[::-1] if value.transposed else arguments
             if not isinstance(columns, s.Everything):
@@ -323,7 +346,8 @@ class Interpreter:
                 assert kept is not None
                 if (kept >= len(value.columns)).any():
                     raise SizeError(
-                        f"column {kept.max() + 1} is used, and there are {len(value.columns)}: the delays do not fit"
+                        f"column {kept.max() + 1} is used, and there are {len(value.columns)}: one for each sample or "
+                        f"delay (delayed values are those of the arguments {_STATES})"
                     )
                 value = Signals(tuple(value.columns[k] for k in kept), value.transposed)
             if not isinstance(rows, s.Everything):
@@ -360,6 +384,9 @@ class Interpreter:
                 return [flag(not isinstance(value, (Cell, Struct, Text)) and kind in _CLASSES)]
             case (("isnumeric" | "isreal" | "isfloat"), [value]):
                 return [flag(isinstance(value, (Known, Signals)))]
+            case "struct", [*_] if _are_fields(arguments):
+                fields = [text.text for text in arguments[::2] if isinstance(text, Text)]
+                return [Struct(dict(zip(fields, arguments[1::2], strict=True)))]
             case "isstruct", [value]:
                 return [flag(isinstance(value, Struct))]
             case "isfield", [Struct(fields=fields), Text(text=field)]:
@@ -374,12 +401,14 @@ class Interpreter:
                 return self._size(Known(np.zeros(cell.shape), About.COUNT), rest, wanted)
             case "size", [Signals() as signals, Known(array=dim)]:
                 return [extent(signals, int(dim.item()))]
+            case "size", [Signals() as signals]:
+                extents = [extent(signals, dim, known=False) for dim in (1, 2)]
+                whole = Known(np.concatenate([e.array for e in extents], axis=1), About.COUNT)
+                return extents if wanted > 1 else [whole]
             case "bsxfun", [FunctionHandle(name=function), a, b]:
                 return [combine(operator_of(function), a, b)]
             case "cellfun", [FunctionHandle(name=("transpose" | "ctranspose")), Cell(rows=rows), *_]:
                 return [Cell(tuple(tuple(v if v is None else transposed_of(v) for v in row) for row in rows))]
-            case "assert", _:
-                return []
             case "error", [*_]:
                 text = arguments[0].text if arguments and isinstance(arguments[0], Text) else ""
                 raise Unsupported(f"the file itself stops here with an error: {text}")
@@ -452,7 +481,17 @@ class Interpreter:
             return first.map(
                 lambda x: x.elementwise(_ELEMENTWISE[name]) if isinstance(x, Vector) else arithmetic.apply(name, [x])
             )
+        if name in _LOGARITHMS and isinstance(first, Signals):
+            natural = self._call_on_signals("log", arguments)
+            return combine("./", natural, number(np.log(_LOGARITHMS[name])))
         raise Unsupported(f"the function {name!r} is not known on what depends on the inputs")
+
+
+def _are_fields(arguments: Sequence[Value]) -> bool:
+    """Whether ``struct(arguments)`` is one struct: names and values by turns, none of them a cell array."""
+    names, values = arguments[::2], arguments[1::2]
+    texts = all(isinstance(name, Text) for name in names)
+    return texts and len(names) == len(values) and not any(isinstance(value, Cell) for value in values)
 
 
 __all__ = ["Interpreter", "Variables"]

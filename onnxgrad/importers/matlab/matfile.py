@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -100,18 +101,21 @@ def _chosen(path: Path, variables: Mapping[str, Any], variable: str | None) -> t
     if len(networks) == 1:
         return next(iter(networks.items()))
     if networks:
+        first = next(iter(networks))
         raise ModelReadError(
             f"{str(path)!r} has several networks: {', '.join(map(repr, networks))}; choose one, for instance "
-            f"variable={next(iter(networks))!r} (on the command line --variable {next(iter(networks))})"
+            f"variable={first!r} (on the command line: onnxgrad import --variable {shlex.quote(first)})"
         )
     raise _no_network(path, variables, networks, variables)
 
 
 def _networks(variables: Mapping[str, Any], prefix: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:
-    """Yield the networks among variables, and in the structs among them, by name."""
+    """Yield the networks among variables, and in the structs and cell arrays among them, by name."""
     for name, value in variables.items():
         struct = _struct(value)
         if struct is None:
+            if depth > 1:
+                yield from _networks(_elements(prefix + name, value), depth=depth - 1)
             continue
         names = struct.dtype.names or ()
         is_object = getattr(value, "classname", "") == "network"
@@ -119,6 +123,14 @@ def _networks(variables: Mapping[str, Any], prefix: str = "", depth: int = _DEPT
             yield prefix + name, struct
         elif depth > 1:
             yield from _networks({field: struct[field] for field in names}, f"{prefix}{name}.", depth - 1)
+
+
+def _elements(name: str, value: Any) -> dict[str, Any]:
+    """Return the elements of a cell array, or of an array of structs, by the names that MATLAB has for them."""
+    if not isinstance(value, np.ndarray) or value.size == 1 or not (value.dtype == object or value.dtype.names):
+        return {}
+    opening, closing = "()" if value.dtype.names else "{}"
+    return {f"{name}{opening}{k}{closing}": v for k, v in enumerate(value.reshape(-1, order="F"), 1)}
 
 
 def _no_network(

@@ -7,6 +7,7 @@ with.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,10 @@ Array = np.ndarray[Any, Any]
 #: Name of the size of the axis of samples.
 SAMPLES = "N"
 _OPSET, _IR_VERSION = 18, 10
+
+
+#: What a training of the network changes; all other numbers, such as those of the scaling, are constants.
+_TRAINED = re.compile(r"[IL]W\d+_\d+|b\d+")
 
 
 class SizeError(Exception):
@@ -75,7 +80,11 @@ class Size:
         unknown = [part._root() for part in self._parts if part.value is None]
         rest = value - sum(part.value or 0 for part in self._parts)
         if any(part is not unknown[0] for part in unknown):
-            raise SizeError("the sizes of the vectors that are joined cannot be told from the file")
+            if rest != sum(part.least for part in unknown):  # none can be larger, then
+                raise SizeError("the sizes of the vectors that are joined cannot be told from the file")
+            for part in unknown:
+                part.be(part.least)
+            return
         if rest % len(unknown) or rest <= 0:
             raise SizeError(f"{value} elements cannot be {len(self._parts)} vectors of one size")
         unknown[0].be(rest // len(unknown))
@@ -183,12 +192,18 @@ class Vector:
     def __rtruediv__(self, other: Any) -> Vector:
         return _combined("Div", other, self)
 
+    def __pow__(self, other: Any) -> Vector:
+        return _combined("Pow", self, other)
+
+    def __rpow__(self, other: Any) -> Vector:
+        return _combined("Pow", other, self)
+
     def __rmatmul__(self, weights: Array) -> Vector:
         return Product(Weights(weights), self)
 
 
 class Weights:
-    """An array that becomes an initializer.
+    """An array that becomes an initializer if it has the name of weights or of a bias, else a constant.
 
     Attributes:
         array: its numbers; what is added to a vector is a column.
@@ -327,18 +342,23 @@ class Writer:
         return self.constant(operand.astype(self.dtype).reshape(-1))
 
     def weight(self, weights: Weights, as_vector: bool = False) -> str:
-        """Return the name of an initializer: a matrix, or of a column a vector."""
+        """Return the name of weights: a matrix, or of a column a vector."""
+        array = weights.array.astype(self.dtype)
+        array = array.reshape(-1) if as_vector else array
+        if not _TRAINED.fullmatch(weights.name):
+            return self.constant(array, weights.name or "constant")
         if (weights, as_vector) not in self._weights:
-            array = weights.array.astype(self.dtype)
-            array = array.reshape(-1) if as_vector else array
-            self._weights[weights, as_vector] = self._initializer(array, weights.name or "weights")
+            name = self.free(weights.name)
+            self.initializers[name] = onnx.numpy_helper.from_array(array.copy(order="C"), name)
+            self._weights[weights, as_vector] = name
         return self._weights[weights, as_vector]
 
-    def constant(self, array: Array) -> str:
-        """Return the name of an initializer that equal arrays share."""
+    def constant(self, array: Array, name: str = "constant") -> str:
+        """Return the name of a constant that equal arrays share."""
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            self._constants[key] = self._initializer(array, "constant")
+            value = onnx.numpy_helper.from_array(array.copy(order="C"))
+            self._constants[key] = self.emit("Constant", result=name, value=value)
         return self._constants[key]
 
     def number(self, value: float) -> str:
@@ -349,14 +369,9 @@ class Writer:
         """Return the name of a list of integers."""
         return self.constant(np.array(values, dtype=np.int64))
 
-    def _initializer(self, array: Array, name: str) -> str:
-        name = self.free(name)
-        self.initializers[name] = onnx.numpy_helper.from_array(array.copy(order="C"), name)
-        return name
-
-    def emit(self, op_type: str, *inputs: str, **attributes: Any) -> str:
-        """Write a node of one output."""
-        name = self.free(op_type)
+    def emit(self, op_type: str, *inputs: str, result: str = "", **attributes: Any) -> str:
+        """Write a node of one output, which is called `result`, or like the operator."""
+        name = self.free(result or op_type)
         self.nodes.append(helper.make_node(op_type, inputs, [name], name=name, **attributes))
         return name
 
@@ -393,7 +408,8 @@ def to_model(
         else:
             source, size = _everywhere(to, value, inputs), len(value)
         to.nodes.append(helper.make_node("Identity", [source], [output], name=output))
-        if len(to.nodes) > 1 and to.nodes[-2].output[0] == source and _uses(to.nodes, source) == 1:
+        before = to.nodes[-2] if len(to.nodes) > 1 else None
+        if before and before.op_type != "Constant" and before.output[0] == source and _uses(to.nodes, source) == 1:
             to.nodes.pop()
             to.nodes[-1].output[0] = to.nodes[-1].name = output
             to._values = {vector: output if found == source else found for vector, found in to._values.items()}

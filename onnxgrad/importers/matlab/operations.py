@@ -96,6 +96,7 @@ _ARITHMETIC = {
     "*": lambda a, b: a * b,
     "./": lambda a, b: a / b,
     "/": lambda a, b: a / b,
+    ".^": lambda a, b: a**b,
 }
 
 
@@ -212,12 +213,18 @@ def _joined(name: str, parts: Sequence[Value]) -> Known:
     return Known(arithmetic.apply(name, arrays), related(*known))
 
 
-def extent(signals: Signals, dim: int) -> Known:
-    """``size(signals, dim)``."""
+def extent(signals: Signals, dim: int, known: bool = True) -> Known:
+    """``size(signals, dim)``; where that is a number of inputs that is not known yet, a number that must not be used.
+
+    Raises:
+        Unsupported: in its place, if it has to be `known`.
+    """
     if (dim == 1) == signals.transposed:
         return Known(np.array([[float(len(signals.columns))]]), About.COUNT)
     column = signals.columns[0]
     rows = column.size.value if isinstance(column, Vector) else len(column)
+    if rows is None and not known:
+        return Known(np.array([[np.nan]]), About.COUNT)
     if rows is None:
         raise Unsupported("the number of inputs is asked for before it is known")
     return number(rows)

@@ -4,7 +4,7 @@ file       = function+
 function   = "function" [returns "="] name ["(" parameters ")"] statement* ["end"]
 statement  = target "=" expression | "[" targets "]" "=" expression | expression
            | "if" expression statement* ("elseif" expression statement*)* ["else" statement*] "end"
-           | "for" name "=" expression statement* "end"
+           | "for" name "=" expression statement* "end" | "return" | what is none of these, which is skipped
 expression = MATLAB's operators in their order: || && | & comparison : + * unary ^ '
 operand    = number | string | name | "(" expression ")" | "[" rows "]" | "{" rows "}" | "@" name
            | "@" "(" parameters ")" expression,
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
+from onnxgrad.errors import ModelReadError
 from onnxgrad.importers.matlab import syntax as s
 from onnxgrad.importers.matlab.lexer import Token, tokens_of
 from onnxgrad.importers.matlab.source import Source
@@ -28,6 +29,10 @@ _LEVELS = (
     ("*", "/", "\\", ".*", "./", ".\\"),
 )  # fmt: skip
 _RANGE = _LEVELS.index((":",))
+#: What an ``end`` closes.
+_OPENING = ("if", "for", "while", "switch", "try", "parfor")
+#: Keywords of statements of one line.
+_ALONE = ("break", "continue", "global", "persistent")
 
 
 def parse(source: Source) -> list[s.Function]:
@@ -113,6 +118,9 @@ class _Parser:
             if self.accept("="):
                 returns, name = (name,), self.name("the name of the function")
         parameters = self.parameters() if self.sees("(") else ()
+        self.skip_ends()
+        if self.token.text == "arguments" and self.tokens[self.at + 1].kind == "line end":
+            self.fail("a block of 'arguments' does not occur in what genFunction writes: delete it")
         body = self.block("function", "end")
         self.accept("end")
         return s.Function(line, name, parameters, returns, body)
@@ -153,13 +161,55 @@ class _Parser:
             statement: s.Statement = self.conditional(line)
         elif self.accept("for"):
             statement = self.loop(line)
-        elif self.token.kind == "keyword":
-            self.fail(f"{self.token.text!r} does not occur in what genFunction writes")
+        elif self.accept("return"):
+            statement = s.Return(line)
         else:
+            return self.known_or_skipped()
+        self.expect_end()
+        return statement
+
+    def known_or_skipped(self) -> s.Statement:
+        """Read a statement of one line, or skip one that is outside of the language.
+
+        People put functions of their own behind those of the network; only what is followed has to be understood.
+        """
+        line, start = self.token.line, self.at
+        try:
+            if self.token.kind == "keyword":
+                self.fail(f"{self.token.text!r} does not occur in what genFunction writes")
             statement = self.simple(line)
+            self.expect_end()
+        except ModelReadError as error:
+            self.at = start
+            self.within.clear()
+            self.skip_block() if self.sees(*_OPENING) else self.skip_statement(error)
+            return s.Foreign(line, error)
+        return statement
+
+    def expect_end(self) -> None:
         if not (self.token.kind in ("line end", "file end") or self.sees(";", ",")):
             self.fail(f"there should be the end of a statement, and there is {self.shown()}")
-        return statement
+
+    def skip_statement(self, error: ModelReadError) -> None:
+        """Skip a statement of one line, which must not take the ``end`` of what is around with it."""
+        self.at += self.sees(*_ALONE)
+        depth = 0
+        while self.token.kind not in ("line end", "file end") and (depth or not self.sees(";", ",")):
+            depth += self.sees("(", "[", "{") - self.sees(")", "]", "}")
+            if self.token.kind == "keyword":
+                raise error
+            self.at += 1
+
+    def skip_block(self) -> None:
+        """Skip ``while … end`` and the like, with all that is in it."""
+        line, depth = self.token.line, 0
+        while True:
+            depth += self.sees(*_OPENING) - self.sees("end")
+            if self.token.kind == "file end" or self.sees("function"):
+                raise self.source.refusal(line, f"the {self.token.text or 'file'!r} comes before the 'end' of this")
+            self.at += 1
+            if not depth:
+                return
 
     def conditional(self, line: int) -> s.If:
         branches: list[tuple[s.Expression | None, tuple[s.Statement, ...]]] = []

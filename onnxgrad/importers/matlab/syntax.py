@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from onnxgrad.errors import ModelReadError
+
 # --- expressions ----------------------------------------------------------------------------------
 
 
@@ -160,6 +162,22 @@ class For(Statement):
     name: str
     over: Expression
     body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Return(Statement):
+    """``return``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Foreign(Statement):
+    """What is outside of the language: it is skipped, and refused by whoever follows it.
+
+    Attributes:
+        refusal: the error that says so.
+    """
+
+    refusal: ModelReadError
 
 
 @dataclass(frozen=True, eq=False)
