@@ -258,6 +258,17 @@ class Builder:
             )
         return view
 
+    def become(self, node: ir.Node, op_type: str, inputs: Sequence[Tensor]) -> None:
+        """Turn an emitted node into one of another operator that gives the same output."""
+        old, y = node.name or "", node.outputs[0]
+        node.op_type, node.name = op_type, self._unique(f"{old.rpartition('/')[0]}/{op_type}", self._node_names)
+        if y.name == old:
+            y.name = node.name
+        node.resize_inputs(len(inputs))
+        for i, tensor in enumerate(inputs):
+            node.replace_input_with(i, tensor.value)
+        self._views.pop(node, None)
+
     # --- emission ----------------------------------------------------------------------------
 
     def __getattr__(self, op_type: str) -> Callable[..., Tensor]:
@@ -605,10 +616,6 @@ class Builder:
             candidate = f"{name}_{self._fresh}"
         taken.add(candidate)
         return candidate
-
-    def node_name(self, name: str) -> str:
-        """Return `name`, with a suffix if a node is called so already; the name is then taken."""
-        return self._unique(name, self._node_names)
 
     def unique_name(self, name: str) -> str:
         """Return `name`, with a numeric suffix if the model has it already; the name is then taken."""

@@ -1,11 +1,11 @@
 """The forms in which runtimes are fast: what was emitted for its meaning is put into them before it is written.
 
-Formulas choose by masks, ``where(x > 0, ct, 0)``, which is a step where it is differentiated again, and which onnxruntime
-(1.32) executes at 4 ns per element, ten times the cost of a product. The product with the mask as a number is the same
-wherever the cotangent is finite, since only ``0 · ∞`` is not 0. So it is written where that is certain (`finite_values`).
-As a number, the mask ``x > 0`` is a `HardSigmoid` of the greatest slope: one kernel in the place of two, and, like the
-product, one that onnxruntime executes in the blocked layout of its convolutions. A model that is read has it spelled out
-again (`spell_out_steps`), so that nobody takes it for a slope.
+Formulas choose by masks: ``where(x > 0, ct, 0)``. That is a step where it is differentiated again, but onnxruntime
+(1.32) takes 4 ns per element for it, ten times as long as for a product. The product with the mask as a number is the
+same wherever the cotangent is finite, since only ``0 · ∞`` is not 0. So it is written where that is certain
+(`finite_values`). As a number, the mask ``x > 0`` is a `HardSigmoid` of the greatest slope: one kernel in the place of
+two, and, like the product, one that onnxruntime executes in the blocked layout of its convolutions. When a model is
+read, such steps are spelled out again (in `onnxgrad.model.normalize`), so that nobody takes them for slopes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _FINITE = frozenset(
     Compress Concat ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DeformConv DepthToSpace DequantizeLinear Dropout
     Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool
     GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Hardmax Identity
-    InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual LogSoftmax MatMul Max MaxPool
-    MaxRoiPool MaxUnpool Mean MeanVarianceNormalization Min Mish Mul Neg NonZero Not OneHot PRelu Pad QuantizeLinear RNN
+    InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual LogSoftmax MatMul Max
+    MaxPool MaxRoiPool MaxUnpool Mean MeanVarianceNormalization Min Mish Mul Neg NonZero Not OneHot PRelu Pad QuantizeLinear RNN
     RMSNormalization Range ReduceL1 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare Relu Reshape Resize
     ReverseSequence RoiAlign Round ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax
     Softplus Softsign SpaceToDepth Split Squeeze Sub Sum Swish Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze
@@ -63,7 +63,7 @@ class _Writer:
         self.op = op
         self.finite = finite
 
-    def write(self, nodes: Sequence[ir.Node], known: Mapping[_Mask, ir.Value]) -> list[ir.Node]:
+    def write(self, nodes: Sequence[ir.Node], known: Mapping[_Mask, Tensor]) -> list[ir.Node]:
         """Return the nodes of one scope in fast forms; `known` holds the masks that are numbers already around it."""
         result: list[ir.Node] = []
         numbers = dict(known)
@@ -77,48 +77,31 @@ class _Writer:
                 mask, kept = found
                 if mask not in numbers:
                     with self.op.body() as new, self.op.unshared(), self.op.named_after(_scope(node)):
-                        numbers[mask] = _as_number(self.op, mask).value
+                        numbers[mask] = _as_number(self.op, mask)
                         result += new
-                self._become(node, *self._form(numbers[mask], kept))
+                # a product with what is chosen, or the greater of the mask and a number between 0 and 1
+                self.op.become(node, "Max" if kept.is_literal else "Mul", [numbers[mask], kept])
             result.append(node)
         return _without_unused(result)
 
-    def _choice(self, node: ir.Node) -> tuple[_Mask, ir.Value | float] | None:
-        """Return what a `Where` between something and 0, or between 1 and a smaller number, chooses and by which mask."""
+    def _choice(self, node: ir.Node) -> tuple[_Mask, Tensor] | None:
+        """Return the mask and the choice of a `Where` between something and 0, or between 1 and a smaller number."""
         if node.op_type != "Where" or node.domain:
             return None
         mask, a, b = node.inputs
-        y, first, second = self.op.tensor(node.outputs[0]), _number_of(self.op, a), _number_of(self.op, b)
-        if mask is None or a is None or b is None or y is None or y.dtype not in _DTYPES:
+        first, second = (None if v is None else self.op.tensor(v) for v in (a, b))
+        if mask is None or first is None or second is None or first.dtype not in _DTYPES:
             return None
-        if first == 1 and second is not None and 0 < second < 1:
-            return _Mask(mask, True, y.dtype), second
-        if second == 0 and self._is_finite(a):
-            return _Mask(mask, True, y.dtype), a
-        if first == 0 and self._is_finite(b):
-            return _Mask(mask, False, y.dtype), b
+        if _is_number(first) and _is_number(second):
+            slope = first.scalar == 1 and second.scalar is not None and 0 < second.scalar < 1
+            return (_Mask(mask, True, first.dtype), second) if slope else None
+        for kept, other, holds in ((first, second, True), (second, first, False)):
+            if _is_number(other) and other.scalar == 0 and self._is_finite(kept.value):
+                return _Mask(mask, holds, kept.dtype), kept
         return None
 
     def _is_finite(self, value: ir.Value) -> bool:
         return value in self.finite or value.is_graph_input() or value.is_initializer()
-
-    def _form(self, mask: ir.Value, kept: ir.Value | float) -> tuple[str, list[ir.Value]]:
-        """``mask · kept``, or ``max(mask, kept)`` for a number between 0 and 1."""
-        if isinstance(kept, ir.Value):
-            return "Mul", [kept, mask]
-        number = self.op.tensor(mask)
-        assert number is not None
-        return "Max", [mask, self.op.constant(kept, number.dtype).value]
-
-    def _become(self, node: ir.Node, op_type: str, inputs: Sequence[ir.Value]) -> None:
-        """Turn a node into one of another operator."""
-        old, y = node.name, node.outputs[0]
-        node.op_type, node.name = op_type, self.op.node_name(f"{_scope(node)}/{op_type}")
-        if y.name == old:
-            y.name = node.name
-        node.resize_inputs(len(inputs))
-        for i, value in enumerate(inputs):
-            node.replace_input_with(i, value)
 
 
 def _scope(node: ir.Node) -> str:
@@ -149,9 +132,8 @@ def _as_number(op: Builder, mask: _Mask) -> Tensor:
     return op.cast(tensor if mask.holds else op.Not(tensor), mask.dtype)
 
 
-def _number_of(op: Builder, value: ir.Value | None) -> float | None:
-    tensor = None if value is None else op.tensor(value)
-    return None if tensor is None or not tensor.is_float or tensor.rank else tensor.scalar
+def _is_number(tensor: Tensor) -> bool:
+    return tensor.is_literal and tensor.rank == 0
 
 
 def _without_unused(nodes: Sequence[ir.Node]) -> list[ir.Node]:

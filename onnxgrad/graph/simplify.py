@@ -67,6 +67,8 @@ def _with_rank(op: Builder, x: Tensor, kept: Sequence[Dim], axis: int) -> Tensor
     source = x.spread
     if source is None:
         return x
+    if kept[0] == 1 and source.rank < -axis:
+        source = op.reshape(source, (*[1] * (-axis - source.rank), *source.shape))
     if source.rank < -axis or source.shape[axis] != kept[0]:
         return None
     return source if source.rank >= 2 else op.unsqueeze(source, [-2])
@@ -205,7 +207,7 @@ def add_pads(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor |
 
 
 class _Padding(NamedTuple):
-    """A part of a tensor that is zero elsewhere: what is in front of it along an axis, where it ends, what is behind."""
+    """A part of a tensor that is zero elsewhere: where along an axis it starts and ends, and how much is behind it."""
 
     part: Tensor
     axis: int

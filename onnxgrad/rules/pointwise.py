@@ -75,7 +75,7 @@ elementwise("Acos", lambda op, y, x: -op.Reciprocal(op.Sqrt((1 - x) * (1 + x))),
 elementwise("Atan", lambda op, y, x: op.Reciprocal(1 + x * x), versions=(7, 22))
 elementwise("Sinh", lambda op, y, x: (op.Exp(x) + op.Exp(-x)) * 0.5, versions=(9, 22))
 elementwise("Cosh", lambda op, y, x: (op.Exp(x) - op.Exp(-x)) * 0.5, versions=(9, 22))
-elementwise("Tanh", lambda op, y, x: (1 - y) * (1 + y), versions=(13,))  # no cancellation as |y| → 1
+elementwise("Tanh", lambda op, y, x: 1 - y * y, versions=(13,))  # as |y| → 1, no worse than the rounding of y itself
 elementwise("Asinh", lambda op, y, x: op.Reciprocal(op.Sqrt(1 + x * x)), versions=(9, 22))
 elementwise("Acosh", lambda op, y, x: op.Reciprocal(op.Sqrt((x - 1) * (x + 1))), versions=(9, 22))
 elementwise("Atanh", lambda op, y, x: op.Reciprocal((1 - x) * (1 + x)), versions=(9, 22))
@@ -215,7 +215,7 @@ def clip(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]]:
 
     return (
         by_x,
-        lambda: op.Where(op.And(x < low, op.Not(above())), ct, 0),
+        lambda: op.Where(op.And(op.Less(x, low), op.Not(above())), ct, 0),
         lambda: op.Where(above(), ct, 0),
     )
 

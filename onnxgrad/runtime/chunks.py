@@ -16,7 +16,13 @@ from onnxgrad.graph.builder import Builder, drawing_node
 from onnxgrad.runtime.memory import Footprint, in_bytes
 from onnxgrad.runtime.rows import Split, find_split
 
-#: Working memory of a part where there is a choice. More is not faster (measured), and what is not needed stays free.
+#: Working memory of a part where there is a choice: what fits the cache of a processor core. The Jacobian of a network
+#: 64-256-256-32 for 1,024 samples takes half the time in parts of this size (measured).
+CACHE_BYTES = 2 * 2**20
+#: What a part must be worth: each reads the weights anew, and starts each node anew, in the time in which so many
+#: bytes are written.
+WEIGHT_FACTOR, NODE_BYTES = 2, 32 * 2**10
+#: More working memory than this is not faster, and what is not needed stays free.
 PART_BYTES = 128 * 2**20
 
 #: Cached portions are forgotten when there are so many, one for each combination of sizes.
@@ -58,6 +64,7 @@ class Plan:
         self.footprint = Footprint(op, inputs, outputs)
         self.seeds = None if self.draws else seeds
         self._max_bytes = max_bytes
+        self._part_bytes = min(_part_bytes(op.model.graph), max_bytes)
         self._row_size = None if self.rows is None else self.rows.size
         self._cached: dict[tuple[int, ...], int] = {}
 
@@ -77,7 +84,7 @@ class Plan:
     def _at_once(self, sizes: Mapping[str, int]) -> int:
         if self._row_size is None:
             return int(self.footprint.working(sizes) <= self._max_bytes)
-        preferred = self.portion(sizes, self._row_size, min(PART_BYTES, self._max_bytes))
+        preferred = self.portion(sizes, self._row_size, self._part_bytes)
         return preferred or min(self.portion(sizes, self._row_size, self._max_bytes), 1)
 
     def portion(self, sizes: Mapping[str, int], name: str, budget: int) -> int:
@@ -112,6 +119,12 @@ class Plan:
                 "feed fewer samples at a time, pass a larger max_bytes to onnxgrad.load, or, of a Jacobian, ask for "
                 "products with it instead (vjp, jvp)"
             )
+
+
+def _part_bytes(graph: ir.Graph) -> int:
+    """Return the working memory of a part: little enough to stay in the cache, enough to be worth its start."""
+    weights = sum(v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None)
+    return min(max(CACHE_BYTES, WEIGHT_FACTOR * weights, NODE_BYTES * len(graph)), PART_BYTES)
 
 
 def even_parts(total: int, most: int) -> list[tuple[int, int]]:
