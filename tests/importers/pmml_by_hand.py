@@ -54,7 +54,7 @@ def parsed(text: str, data: Element) -> Value:
 
 
 def same(a: Value, b: Value) -> bool:
-    if isinstance(a, str) or isinstance(b, str):
+    if a is None or b is None or isinstance(a, str) or isinstance(b, str):
         return a == b
     return real(a) == real(b)
 
@@ -85,7 +85,8 @@ def through_schema(value: Value, data: Element, mining: Element) -> Value:
     missing = [parsed(v.get("value", ""), data) for v in data.iter("Value") if v.get("property") == "missing"]
     if value is not None and any(same(value, m) for m in missing):
         value = None
-    if value == "" and not is_valid("", data):
+    declared = [v.get("value") for v in data.iter("Value") if v.get("property", "valid") == "valid"]
+    if value == "" and "" not in declared:
         value = None
     if value is not None and not is_valid(value, data):
         match mining.get("invalidValueTreatment", "returnInvalid"):
@@ -192,7 +193,9 @@ class Record:
         return self.typed(node, node.get("defaultValue"))
 
     def is_text(self, node: Element) -> bool:
-        return any(d.get("dataType") == "string" for d in self.root.iter("DataField") if d.get("name") == node.get("field"))
+        return any(
+            d.get("dataType") == "string" for d in self.root.iter("DataField") if d.get("name") == node.get("field")
+        )
 
     def category(self, node: Element, wanted: str) -> float:
         return {"true": 1.0, "false": 0.0}[wanted] if wanted in ("true", "false") else float(wanted)

@@ -188,7 +188,7 @@ class Expressions:
 
     def _ask(self, texts: Texts, text: str) -> None:
         """See to it that a text that is asked for is known."""
-        if OTHER in texts.texts and text not in texts.texts and text not in self.texts[texts.field]:
+        if OTHER in texts.texts and text not in self.texts[texts.field]:
             self.texts[texts.field].append(text)
             self.is_complete = False
 
@@ -289,7 +289,13 @@ class Expressions:
                 "import the model in float32 (dtype='float32', on the command line --dtype float32)",
             )
         if len(args) < function.least or (function.most is not None and len(args) > function.most):
-            most = "" if function.most == function.least else " or more" if function.most is None else f" to {function.most}"
+            most = (
+                ""
+                if function.most == function.least
+                else " or more"
+                if function.most is None
+                else f" to {function.most}"
+            )
             raise e.refusal(f"the function {name!r} takes {function.least}{most} arguments, and there are {len(args)}")
         return function.compute(self.a, *(self.number(arg, e) for arg in args))
 

@@ -68,7 +68,7 @@ class Field:
     def declare(self, a: Arithmetic) -> Tensor:
         """Add the input, of shape (N, 1), to the model."""
         types = {"integer": ir.DataType.INT64, "flag": ir.DataType.BOOL, "text": ir.DataType.STRING}
-        return a.op.input(self.name, types.get(self.kind, a.dtype), (SAMPLES, 1))
+        return a.op.input(a.op.unique_name(self.name), types.get(self.kind, a.dtype), (SAMPLES, 1))
 
     # --- what is declared --------------------------------------------------------------------------
 

@@ -212,8 +212,8 @@ def _equals_one(a: Arithmetic, x: Tensor, others: Sequence[Tensor]) -> Tensor:
 
 
 @_function("not", 1)
-def _not(_: Arithmetic, x: Tensor) -> Tensor:
-    return 1.0 - x
+def _not(a: Arithmetic, x: Tensor) -> Tensor:
+    return a.unless_missing([x], a.flag(a.op.Equal(x, a.constant(0.0))))
 
 
 @_function("and", 2, None)

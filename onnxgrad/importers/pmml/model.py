@@ -58,7 +58,9 @@ def read(path: Path, name: str | None, dtype: np.dtype[Any]) -> onnx.ModelProto:
 
 def _check_root(root: Element) -> None:
     if root.name != "PMML":
-        raise root.refusal(f"this is no PMML file: its root is <{root.name}>", "give a PMML file, as programs export it")
+        raise root.refusal(
+            f"this is no PMML file: its root is <{root.name}>", "give a PMML file, as programs export it"
+        )
     found = _NAMESPACE.fullmatch(root.required("xmlns"))
     if root.required("xmlns") and found is None:
         raise root.refusal(f"the namespace {root.get('xmlns')!r} is not that of a version of PMML")
@@ -80,7 +82,9 @@ def _chosen(root: Element, name: str | None) -> Element:
     if len(called) > 1:
         names = [model.get("modelName") for model in called]
         chooses = name is None and None not in names and len(set(names)) == len(names)
-        remedy = f"variable={names[0]!r} (on the command line --variable {names[0]})" if chooses else "remove the others"
+        remedy = (
+            f"variable={names[0]!r} (on the command line --variable {names[0]})" if chooses else "remove the others"
+        )
         raise called[1].refusal(f"there are several models: {listed}", f"choose one: {remedy}" if chooses else remedy)
     (model,) = called
     if model.name != "NeuralNetwork":
@@ -124,6 +128,8 @@ class _Network:
         """Return the model."""
         while True:
             op, initializers = self._builder(dtype)
+            for output in self.outputs:
+                op.unique_name(output.field)  # no other value gets it
             a = Arithmetic(op, ir.DataType.from_numpy(dtype))
             known = {name: initializers[f"texts of {name}"] for name in self.texts}
             expressions = Expressions(a, self.fields, self.derived, self.functions, self.texts, known)
@@ -153,7 +159,9 @@ class _Network:
         taken = {*self.fields.active, *(output.field for output in self.outputs), *self.derived}
         names = {what: _free(what, taken) for what in arrays}
         values = {what: _initializer(names[what], array) for what, array in arrays.items()}
-        graph = ir.Graph([], [], nodes=[], initializers=list(values.values()), name=self.name, opset_imports={"": _OPSET})
+        graph = ir.Graph(
+            [], [], nodes=[], initializers=list(values.values()), name=self.name, opset_imports={"": _OPSET}
+        )
         op = Builder(ir.Model(graph, ir_version=_IR_VERSION, producer_name="onnxgrad"))
         tensors = {what: op.tensor(value) for what, value in values.items()}
         return op, {what: tensor for what, tensor in tensors.items() if tensor is not None}
@@ -163,7 +171,7 @@ class _Network:
         for output in self.outputs:
             with a.op.named_after(output.field):
                 value = a.op.named_identity(output.compute(a, values))
-            value.name = a.op.unique_name(output.field)
+            value.name = output.field
             if output.categories:
                 value.doc_string = f"one column for each category: {', '.join(output.categories)}"
                 a.op.model.metadata_props[CATEGORIES + output.field] = json.dumps(output.categories)

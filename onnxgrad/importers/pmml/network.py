@@ -168,7 +168,9 @@ def check_count(parent: Element, attribute: str, count: int) -> None:
     """
     stated = parent.maybe_number(attribute)
     if stated is not None and stated != count:
-        raise parent.refusal(f"{attribute} says {stated:g}, and there are {count}: the file is incomplete, or was edited")
+        raise parent.refusal(
+            f"{attribute} says {stated:g}, and there are {count}: the file is incomplete, or was edited"
+        )
 
 
 def layers_of(model: Element, places: Mapping[str, Place]) -> list[Layer]:

@@ -109,7 +109,9 @@ def _scaled_back(a: Arithmetic, y: Tensor, e: Element) -> Tensor:
     points = points if points[0] < points[-1] else points[::-1]
     for before, after in zip(points, points[1:], strict=False):
         if not before[0] < after[0]:
-            raise e.refusal("the normalization of the output cannot be inverted, since norm does not always rise or fall")
+            raise e.refusal(
+                "the normalization of the output cannot be inverted, since norm does not always rise or fall"
+            )
     return a.piecewise(y, points, e.choice("outliers", OUTLIERS, "asIs"))
 
 
