@@ -43,7 +43,9 @@ def import_(
     """
     taken = format_of(output)
     if taken is not None:
-        raise typer.BadParameter(f"{output!r} is named like a {taken.program} file; name it .onnx", param_hint="--output")
+        raise typer.BadParameter(
+            f"{output!r} is named like a {taken.program} file; name it .onnx", param_hint="--output"
+        )
     with progress("importing"):
         model = read(read_file(net, variable, dtype.value))
         write(model, output)

@@ -93,8 +93,8 @@ def is_file(source: Any) -> bool:
 
 
 def read_file(path: str | os.PathLike[str], variable: str | None = None, dtype: DType = "float64") -> onnx.ModelProto:
-    """Return the network in a file of another program as an ONNX model: see `convert` in `onnxgrad.importers.matlab` and
-    `onnxgrad.importers.pmml`.
+    """Return the network in a file of another program as an ONNX model: see `convert` in `onnxgrad.importers.matlab`
+    and `onnxgrad.importers.pmml`.
 
     Raises:
         ModelReadError: if there is none, or it has something that is not supported.

@@ -1,7 +1,7 @@
 """What a PMML neural network computes, by the specification of PMML 4.4, one sample after the other.
 
-Nothing of onnxgrad or ONNX is used in it. Numbers may be complex: derivatives are ``imag(f(x + 1e-20 i)) / 1e-20``, which
-is exact to rounding for functions that are analytic; the others look at the real part, and choose a branch by it.
+Nothing of onnxgrad or ONNX is used in it. Numbers may be complex: derivatives are ``imag(f(x + 1e-20 i)) / 1e-20``,
+which is exact to rounding for functions that are analytic; the others look at the real part, and choose a branch by it.
 A missing value is None. The attributes and elements of the specification are read where they are used, so that the text
 of the specification can be held against it.
 """
@@ -22,7 +22,7 @@ Element = ElementTree.Element
 Value = Any  # complex, str, or None
 
 
-class Invalid(Exception):
+class InvalidError(Exception):
     """A value is invalid, so there is no result."""
 
 
@@ -67,8 +67,9 @@ def inside(x: float, interval: Element) -> bool:
 
 
 def is_valid(value: Value, data: Element) -> bool:
-    listed = {state: [parsed(v.get("value", ""), data) for v in data.iter("Value") if v.get("property", "valid") == state]
-              for state in ("valid", "invalid")}  # fmt: skip
+    listed: dict[str | None, list[Value]] = {"valid": [], "invalid": [], "missing": []}
+    for node in data.iter("Value"):
+        listed[node.get("property", "valid")].append(parsed(node.get("value", ""), data))
     if any(same(value, v) for v in listed["invalid"]):
         return False
     intervals = data.findall("Interval")
@@ -91,7 +92,7 @@ def through_schema(value: Value, data: Element, mining: Element) -> Value:
     if value is not None and not is_valid(value, data):
         match mining.get("invalidValueTreatment", "returnInvalid"):
             case "returnInvalid":
-                raise Invalid
+                raise InvalidError
             case "asMissing":
                 value = None
             case "asValue":
@@ -367,7 +368,7 @@ def evaluate_record(root: Element, values: dict[str, Value]) -> dict[str, list[V
     record = Record(root, model, values)
     try:
         found = activations(record)
-    except Invalid:
+    except InvalidError:
         found = None
     result: dict[str, list[Value]] = {}
     for node in model.iter("NeuralOutput"):

@@ -12,7 +12,17 @@ import numpy as np
 import onnxgrad
 from fixtures import make_pmml
 from fixtures.pmml.files import (
-    Categorical, Continuous, Field, Node, R, e, inputs, names, outputs, rng_of, text_of,
+    Categorical,
+    Continuous,
+    Field,
+    Node,
+    R,
+    e,
+    inputs,
+    names,
+    outputs,
+    rng_of,
+    text_of,
 )  # fmt: skip
 from onnxgrad.errors import DisconnectedWarning
 from tests.importers import pmml_by_hand
@@ -77,12 +87,12 @@ def jacobian(f: onnxgrad.Function, data: dict[str, np.ndarray], of: str, wrt: st
         return f.jacobian(data, of=of, wrt=wrt)
 
 
-def assert_near(found: np.ndarray, expected: np.ndarray, near: float) -> None:
-    """Compare, relative to the largest element; NaN where it is expected, and nowhere else."""
+def assert_near(found: np.ndarray, expected: np.ndarray, near: float, floor: float = 0.0) -> None:
+    """Compare, relative to the largest element, or to `floor`; NaN where it is expected, and nowhere else."""
     assert found.shape == expected.shape
     there = ~np.isnan(expected)
     np.testing.assert_array_equal(np.isnan(found), ~there)
-    assert abs(found - expected)[there].max(initial=0) <= near * abs(expected[there]).max(initial=0)
+    assert abs(found - expected)[there].max(initial=0) <= near * max(abs(expected[there]).max(initial=0), floor)
 
 
 #: Sums of a handful of products in another order than by hand.
@@ -95,10 +105,12 @@ def check(
     tmp_path: Path,
     near: tuple[float, float] = (VALUES, JACOBIANS),
     by_missing: bool = True,
+    floor: float = 0.0,
 ) -> onnxgrad.Function:
     """Hold a model against the specification: values, and derivatives by all fields of numbers.
 
-    `by_missing`: whether the derivative by a missing number is held against that of the specification, too.
+    `by_missing`: whether the derivative by a missing number is held against that of the specification, too. `floor`: the
+    size, in that of the values, that derivatives are compared relative to where they are smaller.
     """
     root = pmml_by_hand.load(source)
     path = source
@@ -120,5 +132,5 @@ def check(
                 found[np.isnan(expected[name])] = np.nan  # what is missing has no derivative
                 if not by_missing:
                     found[np.isnan(given[port.name][:, 0])] = slope[np.isnan(given[port.name][:, 0])]
-                assert_near(found, slope, near[1])
+                assert_near(found, slope, near[1], floor * (1 + abs(values[name]).max(initial=0)))
     return f

@@ -17,7 +17,7 @@ from fixtures.pmml.files import Categorical, Continuous, Field, Node, derived, e
 from onnxgrad.importers.pmml import convert
 from onnxgrad.importers.pmml.functions import FUNCTIONS
 from tests.importers import pmml_by_hand
-from tests.importers.pmml_networks import ROWS, T, X, Y, assert_near, check, drawn, feeds, network
+from tests.importers.pmml_networks import X, Y, assert_near, check, drawn, feeds, network
 
 COLOR = Categorical("color", ("red", "green", "blue"))
 NAN = math.nan
@@ -101,7 +101,8 @@ TREATMENTS: dict[str, dict[str, object]] = {
     },
     "outliers are missing": {"outliers": "asMissingValues", "lowValue": -0.4, "highValue": 0.25},
     "outliers below are replaced": {
-        "outliers": "asMissingValues", "lowValue": -0.4, "missingValueReplacement": 0.5, "invalidValueTreatment": "asIs",
+        "outliers": "asMissingValues", "lowValue": -0.4, "missingValueReplacement": 0.5,
+        "invalidValueTreatment": "asIs",
     },
     "bounds that do nothing": {"outliers": "asIs", "lowValue": -0.4, "highValue": 0.25},
 }  # fmt: skip
@@ -165,18 +166,20 @@ def test_integers_flags_and_numbers_that_are_categories(tmp_path: Path) -> None:
 
 def test_dates_are_texts(tmp_path: Path) -> None:
     day = Categorical("day", ("2024-01-01", "2024-01-02"), "date")
-    check(of([field("x"), e("NormDiscrete", field="day", value="2024-01-02")], [X, day]), drawn("d", [X, day]), tmp_path)
+    check(
+        of([field("x"), e("NormDiscrete", field="day", value="2024-01-02")], [X, day]), drawn("d", [X, day]), tmp_path
+    )
 
 
 # --- functions ------------------------------------------------------------------------------------
 
 #: Arguments by name: numbers, and where they are between; others are between -1 and 1.
 ARGUMENTS: dict[str, tuple[int, float, float]] = {
-    **{name: (2, -1.0, 1.0) for name in "+ - * / hypot modulo threshold equal notEqual".split()},
-    **{name: (2, -1.0, 1.0) for name in "lessThan lessOrEqual greaterThan greaterOrEqual".split()},
-    **{name: (3, -1.0, 1.0) for name in "min max sum avg product isIn isNotIn".split()},
-    **{name: (1, 0.1, 4.0) for name in "ln log10 sqrt".split()},
-    **{name: (1, -4.0, 4.0) for name in "abs floor ceil rint round".split()},
+    **dict.fromkeys("+ - * / hypot modulo threshold equal notEqual".split(), (2, -1.0, 1.0)),
+    **dict.fromkeys("lessThan lessOrEqual greaterThan greaterOrEqual".split(), (2, -1.0, 1.0)),
+    **dict.fromkeys("min max sum avg product isIn isNotIn".split(), (3, -1.0, 1.0)),
+    **dict.fromkeys("ln log10 sqrt".split(), (1, 0.1, 4.0)),
+    **dict.fromkeys("abs floor ceil rint round".split(), (1, -4.0, 4.0)),
     "pow": (2, 0.1, 2.0),
     "normalPDF": (3, 0.1, 2.0),
     "normalCDF": (3, 0.1, 2.0),
@@ -264,7 +267,9 @@ def test_missing_values_are_mapped(what: str, tmp_path: Path) -> None:
 
 
 def test_missing_texts_are_mapped(tmp_path: Path) -> None:
-    node = derived(e("FieldRef", field="color", mapMissingTo="green"), name="filled", optype="categorical", dataType="string")
+    node = derived(
+        e("FieldRef", field="color", mapMissingTo="green"), name="filled", optype="categorical", dataType="string"
+    )
     taken = [X, COLOR]
     data = {"x": drawn("x", taken)["x"], "color": ["red", "", "green", "", "blue", "red", "green"]}
     before = [e("LocalTransformations", node)]
@@ -311,9 +316,13 @@ def test_bins(mapped: dict[str, str], tmp_path: Path) -> None:
         e("DiscretizeBin", e("Interval", closure="closedClosed", leftMargin=0.5, rightMargin=0.75), binValue="high"),
     ]
     node = derived(
-        e("Discretize", *bins, field="x", dataType="string", **mapped), name="bin", optype="categorical", dataType="string"
+        e("Discretize", *bins, field="x", dataType="string", **mapped),
+        name="bin",
+        optype="categorical",
+        dataType="string",
     )
-    numbers = e("Discretize", *(e("DiscretizeBin", b[0], binValue=str(i)) for i, b in enumerate(bins)), field="x", mapMissingTo="9")  # fmt: skip
+    numbered = [e("DiscretizeBin", each[0], binValue=i) for i, each in enumerate(bins)]
+    numbers = e("Discretize", *numbered, field="x", mapMissingTo="9")
     wanted = [e("NormDiscrete", field="bin", value=v) for v in ("low", "middle", "high", "rest", "gone")]
     data = {"x": [NAN, -0.9, -0.5, 0.0, 0.25, 0.5, 0.75, 0.9], "y": drawn("y", [Y], 8)["y"]}
     before = [e("LocalTransformations", node)]
@@ -361,7 +370,9 @@ def test_fields_that_are_not_used_stay(tmp_path: Path) -> None:
     """An input is each active field, and no other one."""
     extra = Continuous("id", 0.0, 1.0)
     schema = mining(
-        e("MiningField", name="color"), e("MiningField", name="x"), e("MiningField", name="id", usageType="supplementary")
+        e("MiningField", name="color"),
+        e("MiningField", name="x"),
+        e("MiningField", name="id", usageType="supplementary"),
     )
     values = [X.data_field(), COLOR.data_field(), extra.data_field()]
     f = check(of([field("x")], [X], schema=schema, data=values), drawn("unused", [COLOR, X]), tmp_path)
@@ -372,7 +383,3 @@ def test_names_that_the_model_uses_itself(tmp_path: Path) -> None:
     taken = [Continuous(name, -1.0, 1.0) for name in ("W1_0", "b1", "layer1", "constant", "Tanh")]
     f = check(of([field(x.name) for x in taken], taken), drawn("taken", taken), tmp_path)
     assert [port.name for port in f.inputs] == [x.name for x in taken]
-
-
-assert T.name == "t"
-assert ROWS == 7

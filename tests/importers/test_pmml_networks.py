@@ -19,7 +19,19 @@ from onnxgrad.importers.pmml import convert
 from onnxgrad.importers.pmml.network import ACTIVATION_NAMES
 from tests.importers import pmml_by_hand
 from tests.importers.pmml_networks import (
-    COLOR, FOLDER, JACOBIANS, ROWS, VALUES, T, X, Y, assert_near, check, drawn, feeds, network,
+    COLOR,
+    FOLDER,
+    JACOBIANS,
+    ROWS,
+    VALUES,
+    T,
+    X,
+    Y,
+    assert_near,
+    check,
+    drawn,
+    feeds,
+    network,
 )  # fmt: skip
 
 

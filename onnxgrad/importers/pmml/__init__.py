@@ -20,8 +20,8 @@ def convert(path: str | os.PathLike[str], variable: str | None = None, dtype: DT
 
     Each active field becomes an input of shape (N, 1), with the name of the field: continuous ones as numbers of
     `dtype`, in which NaN is a missing value, categorical ones as texts, int64, or flags, as they are declared. Each
-    target becomes an output with its name: (N, 1) for a continuous one, (N, categories) for a categorical one, with what
-    the network gives for each category, in the order of the file (and of a list in the metadata of the model, by
+    target becomes an output with its name: (N, 1) for a continuous one, (N, categories) for a categorical one, with
+    what the network gives for each category, in the order of the file (and of a list in the metadata of the model, by
     ``"categories:NAME"``). Weights are called ``W2_1`` (those of layer 2 for layer 1; layer 0 are the inputs) and
     ``b2``, the results of layers ``layer1``, ``layer2``, ….
 

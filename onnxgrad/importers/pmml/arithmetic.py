@@ -1,8 +1,8 @@
 """Arithmetic on columns of numbers of which some are missing.
 
-A column is a tensor of shape (N, 1), one number for each sample, and a missing number is NaN. Where a number is replaced
-by another one, the result does not depend on it, so its derivative is zero there. Where a number *becomes* missing, it is
-multiplied by NaN, so that its derivative is NaN like its value, and not zero.
+A column is a tensor of shape (N, 1), one number for each sample, and a missing number is NaN. Where a number is
+replaced by another one, the result does not depend on it, so its derivative is zero there. Where a number *becomes*
+missing, it is multiplied by NaN, so that its derivative is NaN like its value, and not zero.
 """
 
 from __future__ import annotations
@@ -148,9 +148,9 @@ class Arithmetic:
     def arctan(self, x: Tensor) -> Tensor:
         """Return the angle whose tangent is x, in float64 too, for which onnxruntime has no Atan.
 
-        With t near the angle, the rest is ``arctan r`` with ``r = (x cos t - sin t) / (cos t + x sin t)`` by the theorem
-        of addition. Here t is the angle in float32, rounded to steps of 2⁻²⁰, in which it does not depend on x; so r is
-        below 1e-6, and ``arctan r = r - r³/3`` to the last digit, as its derivative ``1 / (1 + x²)`` is.
+        With t near the angle, the rest is ``arctan r`` with ``r = (x cos t - sin t) / (cos t + x sin t)`` by the
+        theorem of addition. Here t is the angle in float32, rounded to steps of 2⁻²⁰, in which it does not depend on
+        x; so r is below 1e-6, and ``arctan r = r - r³/3`` to the last digit, as its derivative ``1 / (1 + x²)`` is.
         """
         if self.dtype == ir.DataType.FLOAT:
             return self.op.Atan(x)

@@ -84,6 +84,20 @@ class Element:
             raise self.refusal(f"there is no <{name}> in it")
         return found
 
+    def by_name(self, kind: str) -> dict[str, Element]:
+        """Return the children of a kind by their names.
+
+        Raises:
+            ModelReadError: if two have the same.
+        """
+        found: dict[str, Element] = {}
+        for child in self.all(kind):
+            name = child.required("name")
+            if name in found:
+                raise child.refusal(f"the name {name!r} is given twice; the first time in line {found[name].line}")
+            found[name] = child
+        return found
+
     def walk(self) -> Iterator[Element]:
         """Yield the element and all inside it, outer ones first."""
         yield self

@@ -1,16 +1,16 @@
 """The expressions of PMML: what is computed from fields, by its specification, version 4.4.
 
 The value of an expression is a column of numbers (a tensor of the model), a column of texts, or one constant text.
-What is done with texts is done once for each text that there is, while the model is built; in the model remains a table.
+What is done with texts is done once for each text that there is, while the model is built; a table remains of it.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxgrad.errors import UnknownNameError
 from onnxgrad.graph.tensor import Tensor
@@ -356,7 +356,7 @@ def points_of(e: Element) -> list[tuple[float, float]]:
     points = [(p.number("orig"), p.number("norm")) for p in e.all("LinearNorm")]
     if len(points) < 2:
         raise e.refusal(f"there are {len(points)} <LinearNorm> in it, and there should be two at least")
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in itertools.pairwise(points):
         if not before[0] < after[0]:
             raise e.refusal(f"the values of orig do not ascend: {after[0]} comes behind {before[0]}")
     return points

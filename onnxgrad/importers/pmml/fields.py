@@ -1,8 +1,8 @@
 """The fields of a model: what the data dictionary and the mining schema say of them, and what becomes of their values.
 
 Each value passes the mining schema in this order: it is missing (NaN, an empty text, or a value that is declared to
-stand for a missing one), invalid (outside of what is declared), or valid; then come outliers; in the end, what is missing
-is replaced.
+stand for a missing one), invalid (outside of what is declared), or valid; then come outliers; in the end, what is
+missing is replaced.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ Kind = Literal["number", "integer", "flag", "text"]
 _KINDS: dict[str, Kind] = {"double": "number", "float": "number", "integer": "integer", "boolean": "flag"}
 #: Types of data that are texts here: dates and times have no arithmetic.
 _TEXTS = (
-    "string date time dateTime dateDaysSince[0] dateDaysSince[1960] dateDaysSince[1970] dateDaysSince[1980] timeSeconds "
-    "dateTimeSecondsSince[0] dateTimeSecondsSince[1960] dateTimeSecondsSince[1970] dateTimeSecondsSince[1980]"
+    "string date time dateTime timeSeconds dateDaysSince[0] dateDaysSince[1960] dateDaysSince[1970] "
+    "dateDaysSince[1980] dateTimeSecondsSince[0] dateTimeSecondsSince[1960] dateTimeSecondsSince[1970] "
+    "dateTimeSecondsSince[1980]"
 ).split()
 _FLAGS = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0}
 _CLOSURES = {
@@ -74,11 +75,9 @@ class Field:
 
     def values(self, state: str) -> list[str]:
         """Return the values that are declared to be ``"valid"``, ``"invalid"`` or ``"missing"``."""
-        found = []
-        for value in self.data.all("Value"):
-            if value.choice("property", ("valid", "invalid", "missing"), "valid") == state:
-                found.append(value.required("value"))
-        return found
+        states = ("valid", "invalid", "missing")
+        values = self.data.all("Value")
+        return [v.required("value") for v in values if v.choice("property", states, "valid") == state]
 
     def parse(self, element: Element, text: str, what: str) -> float:
         """Return a value of the field as a number.
@@ -229,7 +228,7 @@ class Fields:
     """
 
     def __init__(self, root: Element, model: Element) -> None:
-        data = {element.required("name"): element for element in root.one("DataDictionary").all("DataField")}
+        data = root.one("DataDictionary").by_name("DataField")
         self.active: dict[str, Field] = {}
         self.targets: list[str] = []
         self.others = dict.fromkeys(data, "no active field of the <MiningSchema>")

@@ -30,6 +30,9 @@ _OPSET, _IR_VERSION = 19, 10
 _NAMESPACE = re.compile(r"http://www\.dmg\.org/PMML-(\d)_\d(_\d)?")
 _VERSIONS = "3", "4"
 
+#: How the builder calls constants.
+_CONSTANT = "onnxgrad/"
+
 #: Key of the metadata in which the categories of an output stand.
 CATEGORIES = "categories:"
 
@@ -52,8 +55,14 @@ def read(path: Path, name: str | None, dtype: np.dtype[Any]) -> onnx.ModelProto:
     """
     root = document.read(path)
     _check_root(root)
-    model = _chosen(root, name)
-    return _Network(root, model).to_model(dtype)
+    network = _Network(root, _chosen(root, name))
+    try:
+        with np.errstate(over="raise"):
+            return network.to_model(dtype)
+    except FloatingPointError as error:
+        raise ModelReadError(
+            f"{str(path)!r} has numbers beyond the range of {dtype.name}, or quotients that are; import it in float64"
+        ) from error
 
 
 def _check_root(root: Element) -> None:
@@ -109,10 +118,14 @@ class _Network:
 
     def __init__(self, root: Element, model: Element) -> None:
         self.fields = Fields(root, model)
-        dictionary = root.maybe("TransformationDictionary")
-        local = model.maybe("LocalTransformations")
-        self.derived = _by_name("DerivedField", dictionary, local)
-        self.functions = _by_name("DefineFunction", dictionary)
+        dictionary, local = root.maybe("TransformationDictionary"), model.maybe("LocalTransformations")
+        self.derived: dict[str, Element] = {}
+        self.functions: dict[str, Element] = {}
+        if dictionary is not None:
+            self.derived |= dictionary.by_name("DerivedField")
+            self.functions |= dictionary.by_name("DefineFunction")
+        if local is not None:
+            self.derived |= local.by_name("DerivedField")
         self.inputs = model.one("NeuralInputs").all("NeuralInput")
         places = places_of(model)
         self.layers = layers_of(model, places)
@@ -177,21 +190,11 @@ class _Network:
                 a.op.model.metadata_props[CATEGORIES + output.field] = json.dumps(output.categories)
             graph.outputs.append(value)
         a.op.finish(graph.outputs)
-        for value in [v for v in graph.initializers.values() if not v.uses()]:
-            del graph.initializers[value.name]
-
-
-def _by_name(kind: str, *parents: Element | None) -> dict[str, Element]:
-    """Return the elements of a kind by their names; those of later parents hide those of earlier ones."""
-    found: dict[str, Element] = {}
-    for parent in parents:
-        elements = [] if parent is None else parent.all(kind)
-        names = [element.required("name") for element in elements]
-        for i, element in enumerate(elements):
-            if names[i] in names[:i]:
-                raise element.refusal(f"{names[i]!r} is defined twice")
-            found[names[i]] = element
-    return found
+        for name, value in list(graph.initializers.items()):
+            if not value.uses():
+                del graph.initializers[name]
+            elif name.startswith(_CONSTANT):
+                value.name = a.op.unique_name("constant")
 
 
 def _weight(layer: int, earlier: int) -> str:

@@ -85,7 +85,8 @@ class Layer:
     @property
     def fan_in(self) -> Array:
         """How many connections lead to each neuron."""
-        return np.sum([w.connected.sum(axis=1) for w in self.weights.values()], axis=0)
+        connected = np.concatenate([w.connected for w in self.weights.values()], axis=1)
+        return np.count_nonzero(connected, axis=1)
 
     def compute(self, a: Arithmetic, outputs: Sequence[Tensor], weights: Mapping[int, Tensor], bias: Tensor) -> Tensor:
         """Return the activations, of shape (N, neurons).

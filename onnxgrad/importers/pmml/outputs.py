@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -107,7 +108,7 @@ def _scaled_back(a: Arithmetic, y: Tensor, e: Element) -> Tensor:
         return y
     points = [(norm, orig) for orig, norm in points_of(e)]
     points = points if points[0] < points[-1] else points[::-1]
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in itertools.pairwise(points):
         if not before[0] < after[0]:
             raise e.refusal(
                 "the normalization of the output cannot be inverted, since norm does not always rise or fall"
@@ -132,6 +133,8 @@ def outputs_of(
         neuron = _neuron(element, derived, places)
         neurons.setdefault(neuron.expression.required("field"), []).append(neuron)
     targets = _targets(model, fields)
+    if None in targets and len(neurons) > 1:
+        raise targets[None].refusal(f"it does not say for which field it is: {', '.join(map(repr, neurons))}")
     for name, found in neurons.items():
         _check(name, found, model, fields)
     return [Output(name, found, targets.get(name, targets.get(None))) for name, found in neurons.items()]
