@@ -109,8 +109,8 @@ def check(
 ) -> onnxgrad.Function:
     """Hold a model against the specification: values, and derivatives by all fields of numbers.
 
-    `by_missing`: whether the derivative by a missing number is held against that of the specification, too. `floor`: the
-    size, in that of the values, that derivatives are compared relative to where they are smaller.
+    `by_missing`: whether the derivative by a missing number is held against that of the specification, too. `floor`:
+    the size, in that of the values, that derivatives are compared relative to where they are smaller.
     """
     root = pmml_by_hand.load(source)
     path = source

@@ -83,6 +83,7 @@ TWO_INTERVALS = [
     e("Value", value="0.1"),
     e("Value", value="-0.5", property="invalid"),
 ]
+UNBOUNDED = [e("Interval", closure="openOpen"), *INTERVAL, e("Value", value="-0.5", property="invalid")]
 CODES = [e("Value", value="-999", property="missing"), e("Value", value="0.1", property="missing"), *INTERVAL]
 NUMBERS = [NAN, -999.0, -0.9, -0.8, -0.5, -0.3, -0.2, 0.0, 0.1, 0.2, 0.3, 0.5, 0.9]
 
@@ -109,7 +110,11 @@ TREATMENTS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("what", TREATMENTS)
-@pytest.mark.parametrize("declared", [[], INTERVAL, TWO_INTERVALS, CODES], ids=["all", "interval", "two", "codes"])
+@pytest.mark.parametrize(
+    "declared",
+    [[], INTERVAL, TWO_INTERVALS, UNBOUNDED, CODES],
+    ids=["all", "interval", "two", "unbounded", "codes"],
+)
 def test_treatment_of_numbers(what: str, declared: list[Node], tmp_path: Path) -> None:
     data = [e("DataField", *declared, name="x", optype="continuous", dataType="double")]
     schema = mining(e("MiningField", name="x", **TREATMENTS[what]))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fixtures.pmml.files import Categorical, Continuous, Field, Node, e, indicators, inputs, linear, names, outputs
 from tests.importers.pmml_networks import check, network
 
-#: Without reciprocal, threshold and simplemax of what has either sign: near poles and jumps, the order of a sum decides.
+#: Without reciprocal, threshold and simplemax of either sign: near poles and jumps, the order of a sum decides.
 ACTIVATIONS = "logistic tanh identity exponential square Gauss sine cosine Elliott arctan rectifier radialBasis".split()
 POSITIVE = ("logistic", "exponential", "Gauss", "radialBasis")
 T = Continuous("t", -10.0, 10.0)

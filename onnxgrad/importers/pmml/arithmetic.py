@@ -71,8 +71,18 @@ class Arithmetic:
         """Return where one of some conditions holds; None if there are none."""
         return functools.reduce(self.op.Or, conditions) if conditions else None
 
+    def all_of(self, conditions: Sequence[Tensor]) -> Tensor | None:
+        """Return where all of some conditions hold; None if there are none."""
+        return functools.reduce(self.op.And, conditions) if conditions else None
+
     def outside(self, x: Tensor, low: float | None, high: float | None, open_: tuple[bool, bool]) -> Tensor | None:
-        """Return where a number lies outside of an interval; `open_` says which of its ends are no part of it."""
+        """Return where a number lies outside of an interval; None if nowhere.
+
+        Args:
+            x: the numbers.
+            low, high: its ends; None for one that is not there.
+            open_: whether each is no part of it.
+        """
         beyond = []
         if low is not None:
             beyond.append(x <= low if open_[0] else x < low)

@@ -93,6 +93,8 @@ class Element:
         found: dict[str, Element] = {}
         for child in self.all(kind):
             name = child.required("name")
+            if not name:
+                raise child.refusal("its name is empty")
             if name in found:
                 raise child.refusal(f"the name {name!r} is given twice; the first time in line {found[name].line}")
             found[name] = child

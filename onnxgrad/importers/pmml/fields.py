@@ -8,7 +8,6 @@ missing is replaced.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,12 +91,9 @@ class Field:
     def _numbers(self, state: str) -> list[float]:
         return [self.parse(self.data, value, "a <Value> in it") for value in self.values(state)]
 
-    def _treatment(self, attribute: str, known: Sequence[str], default: str) -> str:
-        return self.mining.choice(attribute, known, default)
-
     @property
     def _on_invalid(self) -> str:
-        return self._treatment("invalidValueTreatment", _INVALID, "returnInvalid")
+        return self.mining.choice("invalidValueTreatment", _INVALID, "returnInvalid")
 
     @property
     def _replacement(self) -> str | None:
@@ -119,54 +115,48 @@ class Field:
         invalid = self._invalid(a, x)
         if invalid is not None and missing:
             invalid = invalid & ~missing[0]
-        treatment = self._on_invalid
-        if invalid is not None and treatment == "asMissing":
-            missing.append(invalid)
-        treated = x
-        if invalid is not None and treatment == "asValue":
-            value = self.mining.required("invalidValueReplacement")
-            number = self.parse(self.mining, value, "invalidValueReplacement")
-            treated = a.op.Where(invalid, a.constant(number), x)
-        treated = self._outliers(a, treated, missing)
-        replacement = self._replacement
-        number_or_none = (
-            None if replacement is None else self.parse(self.mining, replacement, "missingValueReplacement")
-        )
-        treated = a.fill(treated, a.any_of(missing), number_or_none)
-        return a.without(treated, invalid if treatment == "returnInvalid" else None)
+        returned = None
+        if invalid is not None:
+            match self._on_invalid:
+                case "returnInvalid":
+                    returned = invalid
+                case "asMissing":
+                    missing.append(invalid)
+                case "asValue":
+                    value = self.mining.required("invalidValueReplacement")
+                    number = self.parse(self.mining, value, "invalidValueReplacement")
+                    x = a.op.Where(invalid, a.constant(number), x)
+        x = self._outliers(a, x, missing)
+        text = self._replacement
+        replacement = None if text is None else self.parse(self.mining, text, "missingValueReplacement")
+        return a.without(a.fill(x, a.any_of(missing), replacement), returned)
 
     def _outliers(self, a: Arithmetic, x: Tensor, missing: list[Tensor]) -> Tensor:
-        treatment = self._treatment("outliers", OUTLIERS, "asIs")
+        """Return the numbers with outliers treated; where they are missing, a condition is added to those."""
+        treatment = self.mining.choice("outliers", OUTLIERS, "asIs")
         if treatment == "asIs":
             return x
         low, high = (self.mining.maybe_number(name) for name in ("lowValue", "highValue"))
-        if low is None and high is None:
-            raise self.mining.refusal("outliers are to be treated, and neither lowValue nor highValue says which ones")
         if low is not None and high is not None and low > high:
             raise self.mining.refusal("lowValue is above highValue")
+        outside = a.outside(x, low, high, (False, False))
+        if outside is None:
+            raise self.mining.refusal("outliers are to be treated, and neither lowValue nor highValue says which ones")
         if treatment == "asExtremeValues":
             return a.clip(x, low, high)
-        outside = a.outside(x, low, high, (False, False))
-        assert outside is not None
         missing.append(outside)
         return x
 
     def _invalid(self, a: Arithmetic, x: Tensor) -> Tensor | None:
         """Return where a number is not among those that are declared; None where all are. What is missing is valid."""
-        outside = [o for interval in self.data.all("Interval") if (o := self._outside(a, x, interval)) is not None]
+        outside = [a.outside(x, *interval_of(interval)) for interval in self.data.all("Interval")]
         valid, invalid = self._numbers("valid"), self._numbers("invalid")
         if valid:
             outside.append(~a.among(x, valid) & ~a.is_missing(x))
-        found = None
-        for each in outside:
-            found = each if found is None else found & each
-        if invalid:
-            found = a.among(x, invalid) if found is None else found | a.among(x, invalid)
-        return found
-
-    def _outside(self, a: Arithmetic, x: Tensor, interval: Element) -> Tensor | None:
-        low, high, open_ = interval_of(interval)
-        return a.outside(x, low, high, open_)
+        found = None if None in outside else a.all_of([each for each in outside if each is not None])
+        if not invalid:
+            return found
+        return a.among(x, invalid) if found is None else found | a.among(x, invalid)
 
     # --- texts -------------------------------------------------------------------------------------
 

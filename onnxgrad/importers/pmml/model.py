@@ -55,10 +55,13 @@ def read(path: Path, name: str | None, dtype: np.dtype[Any]) -> onnx.ModelProto:
     """
     root = document.read(path)
     _check_root(root)
-    network = _Network(root, _chosen(root, name))
     try:
         with np.errstate(over="raise"):
-            return network.to_model(dtype)
+            return _Network(root, _chosen(root, name)).to_model(dtype)
+    except RecursionError as error:
+        raise ModelReadError(
+            f"{str(path)!r}: derived fields are computed from each other in too long a chain; write them as one"
+        ) from error
     except FloatingPointError as error:
         raise ModelReadError(
             f"{str(path)!r} has numbers beyond the range of {dtype.name}, or quotients that are; import it in float64"

@@ -86,7 +86,7 @@ class Layer:
     def fan_in(self) -> Array:
         """How many connections lead to each neuron."""
         connected = np.concatenate([w.connected for w in self.weights.values()], axis=1)
-        return np.count_nonzero(connected, axis=1)
+        return np.asarray(np.count_nonzero(connected, axis=1))
 
     def compute(self, a: Arithmetic, outputs: Sequence[Tensor], weights: Mapping[int, Tensor], bias: Tensor) -> Tensor:
         """Return the activations, of shape (N, neurons).
