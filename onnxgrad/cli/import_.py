@@ -13,7 +13,7 @@ from onnxgrad.model.read import read
 from onnxgrad.model.signature import signature
 from onnxgrad.model.write import write
 
-_WHAT = ", or ".join(each.what for each in FORMATS).capitalize()
+_WHAT = ", or ".join(each.what for each in FORMATS)
 
 
 class _DType(enum.StrEnum):
@@ -22,7 +22,7 @@ class _DType(enum.StrEnum):
 
 
 def import_(
-    net: Annotated[str, typer.Argument(metavar="NET", help=f"{_WHAT}.")],
+    net: Annotated[str, typer.Argument(metavar="NET", help=f"The file: {_WHAT}.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="The ONNX file to write.")],
     variable: Annotated[
         str | None,

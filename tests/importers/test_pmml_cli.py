@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import onnxgrad
+from onnxgrad.errors import ModelReadError
 from tests.cli.cli_helpers import command
 from tests.importers import pmml_by_hand
 from tests.importers.pmml_networks import FOLDER, feeds
@@ -113,6 +114,15 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -
     assert says in result.message
     assert "Traceback" not in result.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["entity.xml", "tree.pmml"]
+
+
+def test_messages_name_all_formats() -> None:
+    with pytest.raises(ModelReadError) as caught:
+        onnxgrad.load(object())  # type: ignore[arg-type]
+    help_ = " ".join(command("import", "--help").out.replace("│", " ").split())
+    for what in ("a neural network in PMML (.pmml, or .xml)", "a function that genFunction wrote, .m, or a .mat file"):
+        assert what in str(caught.value)
+        assert what in help_
 
 
 def test_the_source_is_not_overwritten(tmp_path: Path) -> None:

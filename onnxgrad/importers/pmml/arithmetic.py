@@ -80,7 +80,8 @@ class Arithmetic:
 
         Args:
             x: the numbers.
-            low, high: its ends; None for one that is not there.
+            low: its left end; None if there is none.
+            high: its right end; None if there is none.
             open_: whether each is no part of it.
         """
         beyond = []
