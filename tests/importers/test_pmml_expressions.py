@@ -271,6 +271,22 @@ def test_missing_values_are_mapped(what: str, tmp_path: Path) -> None:
     check(of([WITH_MISSING[what]]), data, tmp_path)
 
 
+FLAT = {
+    "a flat piece": linear("x", (0.0, 0.5), (1.0, 0.5)),
+    "no times": apply("*", field("x"), constant(0)),
+    "the power of nothing": apply("pow", field("x"), constant(0)),
+    "a difference to itself": apply("-", field("x"), field("x")),
+}
+
+
+@pytest.mark.parametrize("what", FLAT)
+def test_what_is_the_same_for_all_numbers_is_missing_all_the_same(what: str, tmp_path: Path) -> None:
+    data = {"x": [NAN, 0.25, -0.5], "y": [0.5, NAN, 0.75]}
+    check(of([FLAT[what], field("y")]), data, tmp_path)
+    nothing = e("Targets", e("Target", rescaleFactor=0, rescaleConstant=2))
+    check(of([field("x"), field("y")], before=[nothing]), data, tmp_path)
+
+
 def test_missing_texts_are_mapped(tmp_path: Path) -> None:
     node = derived(
         e("FieldRef", field="color", mapMissingTo="green"), name="filled", optype="categorical", dataType="string"

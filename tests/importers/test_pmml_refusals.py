@@ -5,101 +5,23 @@ element, and what to do.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import onnxgrad
-from onnxgrad.errors import ModelReadError
-from onnxgrad.importers.pmml import convert
 from onnxgrad.importers.pmml.document import EXPORT
-
-#: A network that is fine.
-TEXT = """\
-<?xml version="1.0" encoding="UTF-8"?>
-<PMML xmlns="http://www.dmg.org/PMML-4_4" version="4.4">
-  <Header/>
-  <DataDictionary>
-    <DataField name="x" optype="continuous" dataType="double"/>
-    <DataField name="color" optype="categorical" dataType="string"/>
-    <DataField name="y" optype="continuous" dataType="double"/>
-    <DataField name="kind" optype="categorical" dataType="string"/>
-    <DataField name="extra" optype="continuous" dataType="double"/>
-  </DataDictionary>
-  <TransformationDictionary>
-    <DefineFunction name="twice" optype="continuous">
-      <ParameterField name="of"/>
-      <Apply function="*"><Constant>2</Constant><FieldRef field="of"/></Apply>
-    </DefineFunction>
-    <DerivedField name="scaled" optype="continuous" dataType="double">
-      <Apply function="twice"><FieldRef field="x"/></Apply>
-    </DerivedField>
-  </TransformationDictionary>
-  <NeuralNetwork modelName="net" functionName="regression" activationFunction="tanh">
-    <MiningSchema>
-      <MiningField name="x"/>
-      <MiningField name="color"/>
-      <MiningField name="y" usageType="target"/>
-      <MiningField name="extra" usageType="supplementary"/>
-    </MiningSchema>
-    <Targets>
-      <Target field="y" rescaleFactor="2"/>
-    </Targets>
-    <NeuralInputs numberOfInputs="2">
-      <NeuralInput id="0">
-        <DerivedField optype="continuous" dataType="double">
-          <NormContinuous field="scaled">
-            <LinearNorm orig="0" norm="-1"/>
-            <LinearNorm orig="10" norm="1"/>
-          </NormContinuous>
-        </DerivedField>
-      </NeuralInput>
-      <NeuralInput id="1">
-        <DerivedField optype="continuous" dataType="double"><NormDiscrete field="color" value="red"/></DerivedField>
-      </NeuralInput>
-    </NeuralInputs>
-    <NeuralLayer numberOfNeurons="2">
-      <Neuron id="2" bias="0.5"><Con from="0" weight="1.5"/><Con from="1" weight="-0.5"/></Neuron>
-      <Neuron id="3"><Con from="1" weight="0.25"/></Neuron>
-    </NeuralLayer>
-    <NeuralLayer activationFunction="identity">
-      <Neuron id="4"><Con from="2" weight="2"/><Con from="3" weight="-0.75"/></Neuron>
-    </NeuralLayer>
-    <NeuralOutputs numberOfOutputs="1">
-      <NeuralOutput outputNeuron="4">
-        <DerivedField optype="continuous" dataType="double">
-          <NormContinuous field="y"><LinearNorm orig="0" norm="-1"/><LinearNorm orig="100" norm="1"/></NormContinuous>
-        </DerivedField>
-      </NeuralOutput>
-    </NeuralOutputs>
-  </NeuralNetwork>
-</PMML>
-"""
-INPUT = '<NormDiscrete field="color" value="red"/>'
-OUTPUT = '<NormContinuous field="y"><LinearNorm orig="0" norm="-1"/><LinearNorm orig="100" norm="1"/></NormContinuous>'
-NETWORK = '<NeuralNetwork modelName="net" functionName="regression" activationFunction="tanh">'
-NEURON = '<Neuron id="2" bias="0.5">'
-LAST = '<NeuralLayer activationFunction="identity">'
-RADIAL = '<NeuralLayer activationFunction="radialBasis">'
-
-
-def replaced(*pairs: str) -> str:
-    text = TEXT
-    for old, new in zip(pairs[::2], pairs[1::2], strict=True):
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    return text
-
-
-def model(name: str) -> str:
-    """Another model in the place of the network."""
-    return re.sub(r"(?s)<NeuralNetwork.*</NeuralNetwork>", f'<{name} modelName="m" functionName="regression"/>', TEXT)
-
-
-def output(expression: str, *pairs: str) -> str:
-    return replaced(OUTPUT, expression, *pairs)
-
+from tests.importers.pmml_text import (
+    INPUT,
+    LAST,
+    NETWORK,
+    OUTPUT,
+    RADIAL,
+    TEXT,
+    model,
+    output,
+    refusal,
+    replaced,
+)
 
 #: Text of a file; what the message says; what the line has that it names.
 FILES: dict[str, tuple[str, str, str]] = {
@@ -434,19 +356,6 @@ FILES: dict[str, tuple[str, str, str]] = {
 }
 
 
-def refusal(path: Path, text: str | bytes, **arguments: str) -> str:
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ModelReadError) as caught:
-        onnxgrad.load(path, **arguments)
-    return str(caught.value)
-
-
-def test_the_text_is_fine(tmp_path: Path) -> None:
-    path = tmp_path / "net.pmml"
-    path.write_text(TEXT)
-    assert repr(onnxgrad.load(path)) == "Function(x: float64[N, 1], color: object[N, 1] -> y: float64[N, 1])"
-
-
 @pytest.mark.parametrize("what", FILES)
 def test_files(tmp_path: Path, what: str) -> None:
     text, says, line_text = FILES[what]
@@ -479,93 +388,3 @@ def test_two_values_of_one_target(tmp_path: Path) -> None:
     outputs = "<NeuralOutputs>" + "".join(map(one.format, (a, b, number)))
     text = (TEXT[:start] + outputs + TEXT[end:]).replace("regression", "mixed").replace('<Target field="y"', "<Target")
     assert "it does not say for which field it is: 'kind', 'y'" in refusal(tmp_path / "net.pmml", text)
-
-
-# --- several models -------------------------------------------------------------------------------
-
-
-def several(*names: str, kind: str = "NeuralNetwork") -> str:
-    start, end = TEXT.index(NETWORK), TEXT.index("</PMML>")
-    body = TEXT[start:end].replace("NeuralNetwork", kind)
-    networks = [body.replace('modelName="net"', f'modelName="{name}"' if name else "") for name in names]
-    return TEXT[:start] + "".join(networks) + TEXT[end:]
-
-
-def test_several_models(tmp_path: Path) -> None:
-    path = tmp_path / "net.pmml"
-    message = refusal(path, several("one", "two"))
-    assert "several models: 'one' (<NeuralNetwork>), 'two' (<NeuralNetwork>)" in message
-    assert "choose one: variable='one' (on the command line --variable one)" in message
-    assert onnxgrad.load(path, variable="two").outputs[0].name == "y"
-    message = refusal(path, several("one", "two"), variable="three")
-    assert "no model with the modelName 'three'; there is 'one' (<NeuralNetwork>)" in message
-    for names in (("one", "one"), ("one", "")):
-        assert "remove the others" in refusal(path, several(*names))
-    assert "several models" in refusal(path, several("one", "one"), variable="one")
-    assert "the model is a <Other>" in refusal(path, several("one", kind="Other"), variable="one")
-
-
-# --- paths and arguments --------------------------------------------------------------------------
-
-
-def test_paths(tmp_path: Path) -> None:
-    with pytest.raises(ModelReadError, match="there is no such file"):
-        onnxgrad.load(tmp_path / "none.pmml")
-    (tmp_path / "folder.pmml").mkdir()
-    with pytest.raises(ModelReadError, match="is a folder"):
-        onnxgrad.load(tmp_path / "folder.pmml")
-
-
-def test_a_long_chain(tmp_path: Path) -> None:
-    """Each field is computed from the next one."""
-    end = "</TransformationDictionary>"
-    field = '<DerivedField name="d{}"><Apply function="exp"><FieldRef field="d{}"/></Apply></DerivedField>'
-    chain = "".join(field.format(i, i + 1) for i in range(2000))
-    text = replaced(end, chain + end, INPUT, '<FieldRef field="d0"/>')
-    assert "in too long a chain" in refusal(tmp_path / "net.pmml", text)
-
-
-def test_arguments(tmp_path: Path) -> None:
-    path = tmp_path / "net.xml"  # by its root
-    path.write_text(TEXT)
-    assert onnxgrad.load(path).outputs[0].name == "y"
-    with pytest.raises(ValueError, match="float16"):
-        convert(path, dtype="float16")  # type: ignore[arg-type]
-    with pytest.raises(ModelReadError, match="a sample is of use only"):
-        onnxgrad.load(path, sample=[[1.0]])
-    path.write_text(replaced('weight="1.5"', 'weight="1e300"'))
-    with pytest.raises(ModelReadError, match="beyond the range of float32, or quotients that are; import it in float6"):
-        convert(path, dtype="float32")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda text: text.replace(' xmlns="http://www.dmg.org/PMML-4_4"', ""),
-        lambda text: text.replace("PMML-4_4", "PMML-3_0").replace('"4.4"', '"3.0"'),
-        lambda text: text.replace("PMML-4_4", "PMML-4_2_1").replace(' version="4.4"', ""),
-        lambda text: text.replace("<PMML xmlns=", "<p:PMML xmlns:p=").replace("</PMML", "</p:PMML").replace("<", "<p:")
-        .replace("<p:/", "</p:").replace("<p:p:", "<p:").replace("</p:p:", "</p:").replace("<p:?", "<?"),
-        lambda text: text.replace("<PMML", "<!DOCTYPE PMML>\n<PMML", 1),
-        lambda text: text.replace("<Targets>", '<Extension name="a"><MiningSchema/></Extension><Targets>'),
-        lambda text: text.replace("</NeuralNetwork>", "<ModelVerification/></NeuralNetwork>"),
-        lambda text: text.replace('modelName="net"', 'numberOfLayers="3"'),
-    ],
-    ids=["no namespace", "3.0", "4.2.1", "a prefix", "a doctype", "an extension", "more elements", "another count"],
-)  # fmt: skip
-def test_what_is_fine_though(change: Callable[[str], str], tmp_path: Path) -> None:
-    path = tmp_path / "net.pmml"
-    text = change(TEXT)
-    assert text != TEXT
-    path.write_text(text)
-    assert repr(onnxgrad.load(path)) == "Function(x: float64[N, 1], color: object[N, 1] -> y: float64[N, 1])"
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "iso-8859-1", "windows-1252"])
-def test_encodings(encoding: str, tmp_path: Path) -> None:
-    text = TEXT.replace('"x"', '"größe"').replace(
-        "UTF-8", "utf-16" if encoding == "utf-16" else encoding.replace("-sig", "")
-    )
-    path = tmp_path / "net.pmml"
-    path.write_bytes(text.encode(encoding))
-    assert onnxgrad.load(path).inputs[0].name == "größe"

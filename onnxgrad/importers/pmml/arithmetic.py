@@ -110,6 +110,14 @@ class Arithmetic:
         assert missing is not None
         return self.op.Where(missing, self.missing, value)
 
+    def of(self, args: Sequence[Tensor], value: Tensor) -> Tensor:
+        """Return a function of some columns, which is missing where one of them is.
+
+        Arithmetic sees to that by itself, but where the builder finds that the value is the same for all numbers, as in
+        ``0 x``.
+        """
+        return value if value.scalar is None else self.unless_missing(args, value)
+
     # --- functions ---------------------------------------------------------------------------------
 
     def clip(self, x: Tensor, low: float | None, high: float | None) -> Tensor:
@@ -137,7 +145,7 @@ class Arithmetic:
         if outliers == "asExtremeValues":
             x = self.clip(x, a[0], a[-1])
         if len(slopes) == 1:
-            y = (x - a[0]) * slopes[0] + b[0]
+            y = self.of([x], (x - a[0]) * slopes[0]) + b[0]
         else:
             passed = self.op.cast(x >= self.constant([a[1:-1]]), ir.DataType.INT64)
             piece = self.op.sum(passed, [1])

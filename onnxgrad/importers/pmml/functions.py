@@ -49,7 +49,11 @@ def _function(name: str, least: int, most: int | None = -1, single_only: bool = 
 
 def _simple(names: str, *computes: Compute, arity: int = 1) -> None:
     for name, compute in zip(names.split(), computes, strict=True):
-        _function(name, arity)(compute)
+        _function(name, arity)(_arithmetic(compute))
+
+
+def _arithmetic(compute: Compute) -> Compute:
+    return lambda a, *args: a.of(args, compute(a, *args))
 
 
 # --- arithmetic -----------------------------------------------------------------------------------
@@ -60,7 +64,7 @@ _simple(
     lambda _, x, y: x - y,
     lambda _, x, y: x * y,
     lambda _, x, y: x / y,
-    lambda _, x, y: x**y,
+    lambda a, x, y: a.unless_missing([x, y], x**y),  # else NaN to the power of 0 would be 1
     lambda a, x, y: a.op.Sqrt(x * x + y * y),
     lambda a, x, y: x - y * a.op.Floor(x / y),  # has the sign of y
     arity=2,

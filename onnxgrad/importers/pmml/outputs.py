@@ -79,7 +79,7 @@ class Output:
             return y
         y = a.clip(y, target.maybe_number("min"), target.maybe_number("max"))
         factor, constant = target.maybe_number("rescaleFactor"), target.maybe_number("rescaleConstant")
-        y = y if factor in (None, 1.0) else y * factor
+        y = y if factor in (None, 1.0) else a.of([y], y * factor)
         y = y if constant in (None, 0.0) else y + constant
         match target.choice("castInteger", ("round", "ceiling", "floor", ""), ""):
             case "round":
