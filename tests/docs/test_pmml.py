@@ -46,6 +46,12 @@ def test_the_recipe(folder: Path) -> None:
     f = names["f"]
     assert isinstance(f, onnxgrad.Function)
     np.testing.assert_array_equal(f({name: np.array(v)[:, None] for name, v in data.items()}), names["values"])
+    assert "f(*x.T[..., None])" in PAGE
+    numeric = onnxgrad.load(FOLDER / "spss_radial.pmml")
+    x = frame[["age", "income"]].to_numpy()
+    np.testing.assert_array_equal(numeric(*x.T[..., None]), numeric(frame))
+    assert "numpy.concatenate(list(jacobian.values()), axis=-1)" in PAGE
+    assert np.concatenate(list(numeric.jacobian(frame).values()), axis=-1).shape == (len(frame), 1, 2)
     assert 'f.jacobian(frame, of="layer2", wrt="income")' in PAGE
     assert f.jacobian(frame, of="layer2", wrt="income").shape == (len(frame), 2, 1)
 

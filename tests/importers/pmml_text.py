@@ -74,7 +74,6 @@ TEXT = """\
 INPUT = '<NormDiscrete field="color" value="red"/>'
 OUTPUT = '<NormContinuous field="y"><LinearNorm orig="0" norm="-1"/><LinearNorm orig="100" norm="1"/></NormContinuous>'
 NETWORK = '<NeuralNetwork modelName="net" functionName="regression" activationFunction="tanh">'
-NEURON = '<Neuron id="2" bias="0.5">'
 LAST = '<NeuralLayer activationFunction="identity">'
 RADIAL = '<NeuralLayer activationFunction="radialBasis">'
 

@@ -118,8 +118,23 @@ TREATMENTS: dict[str, dict[str, object]] = {
 def test_treatment_of_numbers(what: str, declared: list[Node], tmp_path: Path) -> None:
     data = [e("DataField", *declared, name="x", optype="continuous", dataType="double")]
     schema = mining(e("MiningField", name="x", **TREATMENTS[what]))
-    for activation in ("tanh", "identity"):
-        check(of([field("x")], [X], activation, data=data, schema=schema), {"x": NUMBERS}, tmp_path)
+    check(of([field("x")], [X], data=data, schema=schema), {"x": NUMBERS}, tmp_path)
+
+
+def test_what_becomes_missing_has_no_derivative(tmp_path: Path) -> None:
+    """Not zero, as what is replaced has."""
+    data = [e("DataField", *INTERVAL, name="x", optype="continuous", dataType="double")]
+    given = feeds({"x": [0.9, 0.25]})
+    for attributes, expected in (
+        ({}, NAN),
+        ({"invalidValueTreatment": "asMissing"}, NAN),
+        (TREATMENTS["invalid is replaced"], 0.0),
+    ):
+        path = tmp_path / "net.pmml"
+        path.write_text(of([field("x")], [X], data=data, schema=mining(e("MiningField", name="x", **attributes))))
+        slope = onnxgrad.load(path).jacobian(given).reshape(-1)
+        np.testing.assert_array_equal(slope[0], expected)
+        assert abs(slope[1]) > 0
 
 
 def test_what_is_missing_makes_the_result_missing_whatever_the_layer(tmp_path: Path) -> None:
