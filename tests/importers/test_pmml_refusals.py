@@ -352,6 +352,11 @@ FILES: dict[str, tuple[str, str, str]] = {
         '<NormDiscrete field="kind"',
     ),
     "an unknown target": (replaced('<Target field="y"', '<Target field="z"'), "the target 'z' is no field", "<Target "),
+    "bounds of a target that are swapped": (
+        replaced('rescaleFactor="2"', 'min="2" max="1"'),
+        "min is above max",
+        "<Target ",
+    ),
     "an unknown rounding": (replaced('rescaleFactor="2"', 'castInteger="up"'), "castInteger='up'", "<Target "),
 }
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.importers.pmml.arithmetic import SAMPLES, Arithmetic
 from onnxgrad.importers.pmml.document import Element
-from onnxgrad.importers.pmml.texts import INVALID, MISSING, OTHER, Special
+from onnxgrad.importers.pmml.texts import INVALID, MISSING, Special
 
 #: What a field is in the model: a floating-point number, an integer, a flag, a text.
 Kind = Literal["number", "integer", "flag", "text"]
@@ -245,4 +245,4 @@ def _kind(data: Element, mining: Element) -> Kind:
     return "number" if kind == "integer" and optype == "continuous" else kind
 
 
-__all__ = ["OTHER", "OUTLIERS", "Field", "Fields", "Kind", "interval_of"]
+__all__ = ["OUTLIERS", "Field", "Fields", "Kind", "interval_of"]

@@ -20,8 +20,8 @@ from onnxgrad.importers.pmml.arithmetic import Arithmetic
 from onnxgrad.importers.pmml.document import EXPORT, Element
 from onnxgrad.importers.pmml.expressions import Expressions
 from onnxgrad.importers.pmml.fields import Fields
-from onnxgrad.importers.pmml.network import Layer, layers_of, places_of
-from onnxgrad.importers.pmml.outputs import Output, outputs_of
+from onnxgrad.importers.pmml.network import layers_of, places_of
+from onnxgrad.importers.pmml.outputs import outputs_of
 from onnxgrad.model.write import to_proto
 
 #: Opset 19 is the first in which texts can be compared.
@@ -222,4 +222,4 @@ def _initializer(name: str, array: Any) -> ir.Value:
     return ir.Value(name=name, const_value=tensor)
 
 
-__all__ = ["CATEGORIES", "Layer", "Output", "read"]
+__all__ = ["CATEGORIES", "read"]

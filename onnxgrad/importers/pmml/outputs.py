@@ -77,7 +77,10 @@ class Output:
         target = self.target
         if target is None:
             return y
-        y = a.clip(y, target.maybe_number("min"), target.maybe_number("max"))
+        low, high = target.maybe_number("min"), target.maybe_number("max")
+        if low is not None and high is not None and low > high:
+            raise target.refusal("min is above max")
+        y = a.clip(y, low, high)
         factor, constant = target.maybe_number("rescaleFactor"), target.maybe_number("rescaleConstant")
         y = y if factor in (None, 1.0) else a.of([y], y * factor)
         y = y if constant in (None, 0.0) else y + constant
