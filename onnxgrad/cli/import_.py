@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from onnxgrad.cli.output import print_json, print_table, print_text, progress, shape_text
-from onnxgrad.importers import is_file, read_file
+from onnxgrad.importers import FORMATS, format_of, read_file
 from onnxgrad.model.read import read
 from onnxgrad.model.signature import signature
 from onnxgrad.model.write import write
+
+_WHAT = ", or ".join(each.what for each in FORMATS)
 
 
 class _DType(enum.StrEnum):
@@ -20,24 +22,30 @@ class _DType(enum.StrEnum):
 
 
 def import_(
-    net: Annotated[
-        str, typer.Argument(metavar="NET", help="A MATLAB network: a function of genFunction (.m), or a .mat file.")
-    ],
+    net: Annotated[str, typer.Argument(metavar="NET", help=f"The file: {_WHAT}.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="The ONNX file to write.")],
     variable: Annotated[
         str | None,
-        typer.Option("--variable", metavar="NAME", help="The variable of a .mat file that holds the network."),
+        typer.Option(
+            "--variable",
+            metavar="NAME",
+            help="Which network is meant: the variable of a .mat file, or the modelName in a PMML file.",
+        ),
     ] = None,
     dtype: Annotated[_DType, typer.Option("--dtype", help="The type of the model's numbers.")] = _DType.float64,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Write a trained MATLAB network (fitnet, patternnet, narxnet, …) as an ONNX model.
+    """Write a trained network of another program as an ONNX model: of MATLAB (fitnet, patternnet, narxnet, …), or in
+    PMML (SPSS, STATISTICA, R, KNIME, …).
 
-    Samples are rows; the scaling of inputs and outputs is inside. Delays become inputs: xi1 holds the delayed values of
-    input 1, the oldest first.
+    Samples are rows; the scaling of inputs and outputs is inside. Of MATLAB's networks, delays become inputs: xi1 holds
+    the delayed values of input 1, the oldest first. In PMML, each field is an input of its own, with its name.
     """
-    if is_file(output):
-        raise typer.BadParameter(f"{output!r} is named like a MATLAB file; name it .onnx", param_hint="--output")
+    taken = format_of(output)
+    if taken is not None:
+        raise typer.BadParameter(
+            f"{output!r} is named like a {taken.program} file; name it .onnx", param_hint="--output"
+        )
     with progress("importing"):
         model = read(read_file(net, variable, dtype.value))
         write(model, output)

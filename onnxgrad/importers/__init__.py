@@ -6,6 +6,8 @@ The libraries that the sources belong to are imported when a source of theirs tu
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxgrad.errors import ModelReadError
@@ -15,10 +17,10 @@ from onnxgrad.runtime.sources import Imported, register_file_importer, register_
 if TYPE_CHECKING:
     import onnx
 
-    from onnxgrad.importers.matlab import DType
+    from onnxgrad.importers.files import DType
 
-#: How files end that are no ONNX models and are read here.
-_ENDINGS = (".m", ".mat")
+
+# --- objects --------------------------------------------------------------------------------------
 
 
 def _is_estimator(source: Any) -> bool:
@@ -33,27 +35,80 @@ def _from_estimator(source: Any, sample: Any) -> Imported:
     return convert(source, sample)
 
 
+# --- files ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A kind of files of another program, with networks in them.
+
+    Attributes:
+        program: whose they are.
+        endings: how their names end.
+        what: what is in them, for messages and help.
+        convert: ``convert(path, variable, dtype)`` gives the network as a model.
+    """
+
+    program: str
+    endings: tuple[str, ...]
+    what: str
+    convert: Callable[[str | os.PathLike[str], str | None, DType], onnx.ModelProto]
+
+    def has(self, path: Any) -> bool:
+        """Whether a source is the path of such a file, by how it ends."""
+        return isinstance(path, (str, os.PathLike)) and os.fspath(path).lower().endswith(self.endings)
+
+
+def _from_matlab(path: str | os.PathLike[str], variable: str | None, dtype: DType) -> onnx.ModelProto:
+    from onnxgrad.importers.matlab import convert
+
+    return convert(path, variable, dtype)
+
+
+def _from_pmml(path: str | os.PathLike[str], variable: str | None, dtype: DType) -> onnx.ModelProto:
+    from onnxgrad.importers.pmml import convert
+
+    return convert(path, variable, dtype)
+
+
+#: All that are read here.
+FORMATS = (
+    FileFormat(
+        "MATLAB",
+        (".m", ".mat"),
+        "a MATLAB network (a function that genFunction wrote, .m, or a .mat file)",
+        _from_matlab,
+    ),
+    FileFormat("PMML", (".pmml", ".xml"), "a neural network in PMML (.pmml, or .xml)", _from_pmml),
+)
+
+
+def format_of(path: Any) -> FileFormat | None:
+    """Return the format of the files that are called like `path`; None where there is none."""
+    return next((each for each in FORMATS if each.has(path)), None)
+
+
 def is_file(source: Any) -> bool:
     """Whether `source` is the path of a file that `read_file` reads, by how it ends."""
-    return isinstance(source, (str, os.PathLike)) and os.fspath(source).lower().endswith(_ENDINGS)
+    return format_of(source) is not None
 
 
 def read_file(path: str | os.PathLike[str], variable: str | None = None, dtype: DType = "float64") -> onnx.ModelProto:
-    """Return the network in a file of another program as an ONNX model: see `onnxgrad.importers.matlab.convert`.
+    """Return the network in a file of another program as an ONNX model: see `convert` in `onnxgrad.importers.matlab`
+    and `onnxgrad.importers.pmml`.
 
     Raises:
         ModelReadError: if there is none, or it has something that is not supported.
     """
-    from onnxgrad.importers.matlab import convert
-
-    if not is_file(path):
+    found = format_of(path)
+    if found is None:
         raise ModelReadError(
-            f"{os.fspath(path)!r} is no file that can be imported; give a MATLAB network: a function that genFunction "
-            "wrote (.m), or a .mat file"
+            f"{os.fspath(path)!r} is no file that can be imported; give {', or '.join(each.what for each in FORMATS)}"
         )
-    return convert(path, variable, dtype)
+    return found.convert(path, variable, dtype)
 
 
 register_reader(is_file, lambda path: read_file(path))
 register_importer(_is_estimator, _from_estimator)
-register_file_importer(is_file, lambda path, variable: Imported(read_file(path, variable)))
+for _format in FORMATS:
+    register_file_importer(_format.has, lambda path, variable: Imported(read_file(path, variable)), _format.what)

@@ -50,10 +50,12 @@ def load(
 
     Args:
         source: path of a model, its bytes, a `ModelProto`, an `ir.Model`, a fitted scikit-learn estimator, or the path
-            of a MATLAB network: a function that genFunction wrote (.m), or a .mat file.
+            of a MATLAB network (a function that genFunction wrote, .m, or a .mat file) or of a neural network in PMML
+            (.pmml, .xml).
         sample: for an estimator, some rows of its input, of which the number of columns, their types, and the names
             of those of a data frame are taken.
-        variable: for a .mat file, the name of the variable that holds the network. None: the only one that does.
+        variable: which network of a file is meant: the variable of a .mat file, or the modelName in a PMML file.
+            None: the only one.
         providers: onnxruntime's execution providers in order of preference, each a name or a name with options. None:
             the CPU.
         session_options: onnxruntime's session options: a dictionary of its attributes and configuration entries, a

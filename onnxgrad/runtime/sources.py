@@ -44,6 +44,8 @@ ConvertFile = Callable[[Any, "str | None"], Imported]
 
 _IMPORTERS: list[tuple[Callable[[Any], bool], Convert]] = []
 _FILE_IMPORTERS: list[tuple[Callable[[Any], bool], ConvertFile]] = []
+#: What is in the files that importers take, for messages.
+_IN_FILES: list[str] = []
 
 
 def register_importer(applies: Callable[[Any], bool], convert: Convert) -> None:
@@ -51,9 +53,16 @@ def register_importer(applies: Callable[[Any], bool], convert: Convert) -> None:
     _IMPORTERS.append((applies, convert))
 
 
-def register_file_importer(applies: Callable[[Any], bool], convert: ConvertFile) -> None:
-    """Let `load` take a further kind of files, which say themselves what their inputs are."""
+def register_file_importer(applies: Callable[[Any], bool], convert: ConvertFile, what: str) -> None:
+    """Let `load` take a further kind of files, which say themselves what their inputs are.
+
+    Args:
+        applies: whether a source is such a file.
+        convert: what reads it.
+        what: what is in such files, with "a" or "an".
+    """
     _FILE_IMPORTERS.append((applies, convert))
+    _IN_FILES.append(what)
 
 
 @dataclass(frozen=True)
@@ -116,8 +125,8 @@ def _find(source: Any, sample: Any, variable: str | None) -> Origin:
         return _origin(source)
     raise ModelReadError(
         f"{_describe(source)} is no model that can be loaded; give the path or the bytes of an ONNX model, a "
-        "ModelProto, an ir.Model, a MATLAB network (.m, .mat), or a fitted scikit-learn estimator with a sample of its "
-        "input (PyTorch: export it with torch.onnx.export first)"
+        f"ModelProto, an ir.Model, {''.join(f'the path of {what}, ' for what in _IN_FILES)}or a fitted scikit-learn "
+        "estimator with a sample of its input (PyTorch: export it with torch.onnx.export first)"
     )
 
 
@@ -135,7 +144,8 @@ def _origin(source: str | os.PathLike[str] | bytes, columns: Sequence[str] | Non
 
 def _no_variables(variable: str, source: Any) -> ModelReadError:
     return ModelReadError(
-        f"variable={variable!r} is of use only with a .mat file, and {_describe(source)} is none; leave it out"
+        f"variable={variable!r} is of use only with a file that can hold several networks (.mat, .pmml), and "
+        f"{_describe(source)} is none; leave it out"
     )
 
 

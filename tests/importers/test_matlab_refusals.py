@@ -378,7 +378,7 @@ def test_arguments(tmp_path: Path) -> None:
     assert "a sample is of use only" in refusal(path, sample=np.ones((2, 3)))
     onnx_file = tmp_path / "net.onnx"
     onnx_file.write_bytes(convert(path).SerializeToString())
-    assert "variable='net' is of use only with a .mat file" in refusal(onnx_file, variable="net")
+    assert "variable='net' is of use only with a file" in refusal(onnx_file, variable="net")
     with pytest.raises(ValueError, match="float16"):
         convert(path, dtype="float16")  # type: ignore[arg-type]
 

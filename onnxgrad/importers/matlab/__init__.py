@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import onnx
 
 from onnxgrad.errors import ModelReadError
+from onnxgrad.importers.files import DType, checked_dtype, checked_path
 from onnxgrad.importers.matlab import genfunction, matfile
 from onnxgrad.importers.matlab.source import Source
-
-DType = Literal["float64", "float32"]
 
 
 def convert(path: str | os.PathLike[str], variable: str | None = None, dtype: DType = "float64") -> onnx.ModelProto:
@@ -36,33 +33,14 @@ def convert(path: str | os.PathLike[str], variable: str | None = None, dtype: DT
     Raises:
         ModelReadError: if there is no network in the file, or it has something that is not supported.
     """
-    if dtype not in ("float64", "float32"):
-        raise ValueError(f"dtype={dtype!r} is neither 'float64' nor 'float32'")
+    numbers = checked_dtype(dtype)
     file = Path(path)
     if file.suffix.lower() == ".mat":
-        return matfile.read(_checked(file), variable, np.dtype(dtype))
+        return matfile.read(checked_path(file), variable, numbers)
     if variable is not None:
         raise ModelReadError(f"variable={variable!r} is of use only with a .mat file, and {str(file)!r} is none")
-    text = _checked(file).read_bytes().decode("utf-8-sig", errors="replace")
-    return genfunction.read(Source(str(file), text.replace("\r\n", "\n").replace("\r", "\n")), np.dtype(dtype))
-
-
-def _checked(file: Path) -> Path:
-    """Return a path that can be read."""
-    if file.is_dir():
-        raise ModelReadError(f"{str(file)!r} is a folder; give the path of a file in it")
-    try:
-        with file.open("rb"):
-            pass
-    except FileNotFoundError as error:
-        raise ModelReadError(
-            f"{str(file)!r}: there is no such file; check the path (the current folder is {os.getcwd()!r})"
-        ) from error
-    except OSError as error:
-        raise ModelReadError(
-            f"{str(file)!r} cannot be read: {error.strerror or error}; check its permissions"
-        ) from error
-    return file
+    text = checked_path(file).read_bytes().decode("utf-8-sig", errors="replace")
+    return genfunction.read(Source(str(file), text.replace("\r\n", "\n").replace("\r", "\n")), numbers)
 
 
 __all__ = ["DType", "convert"]
