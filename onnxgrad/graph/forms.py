@@ -29,15 +29,15 @@ STEEP = float(np.finfo(np.float32).max)
 _FINITE = frozenset(
     """
     Abs Add ArgMax ArgMin Asinh Atan AveragePool BatchNormalization Cast CastLike Ceil Celu CenterCropPad Clip Col2Im
-    Compress Concat ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DeformConv DepthToSpace DequantizeLinear Dropout
-    Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool
-    GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Hardmax Identity
-    InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual LogSoftmax MatMul Max
-    MaxPool MaxRoiPool MaxUnpool Mean MeanVarianceNormalization Min Mish Mul Neg NonZero Not OneHot PRelu Pad QuantizeLinear RNN
-    RMSNormalization Range ReduceL1 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare Relu Reshape Resize
-    ReverseSequence RoiAlign Round ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax
-    Softplus Softsign SpaceToDepth Split Squeeze Sub Sum Swish Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze
-    Upsample Where
+    Compress Concat ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DeformConv DepthToSpace DequantizeLinear
+    Dropout Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm
+    GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Hardmax
+    Identity InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual LogSoftmax
+    MatMul Max MaxPool MaxRoiPool MaxUnpool Mean MeanVarianceNormalization Min Mish Mul Neg NonZero Not OneHot PRelu
+    Pad QuantizeLinear RNN RMSNormalization Range ReduceL1 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare
+    Relu Reshape Resize ReverseSequence RoiAlign Round ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin
+    Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Squeeze Sub Sum Swish Tanh ThresholdedRelu Tile TopK
+    Transpose Trilu Unsqueeze Upsample Where
     """.split()
 )
 #: Operators that give sizes, which are no worse than weights: a size of 0 leaves no elements to go wrong.

@@ -127,7 +127,8 @@ def max_unpool(op: Builder, node: Node, ct: Tensor) -> Tensor:
     if _undoes_tiles(node):
         seeds, places = seeds_of(ct, node.y), size_of(node.y.shape)
         flat = op.reshape(ct, (*seeds, places))
-        return op.reshape(op.Gather(flat, op.reshape(index, (many,)), axis=-1), (*seeds, *x.shape))
+        positions = op.spread(op.reshape(index, (many,)), (*seeds, many))
+        return op.reshape(op.GatherElements(flat, positions, axis=-1), (*seeds, *x.shape))
     attributes = {name: node.attr(name) for name in node.ir.attributes}
     number = op.reshape(op.range(many) + 1, x.shape)
 

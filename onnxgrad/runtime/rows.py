@@ -186,13 +186,9 @@ def _by_position(node: Node, entering: Sequence[_State | None]) -> Sequence[_Sta
         matching = data == Samples(axis, 1, entering[1].span) and place.axis == axis and place.outer == 1
         if matching and all(s == place for s in entering[2:]):
             return [data if node.operator == "ScatterElements" else place]
-    if node.operator == "MaxUnpool" and isinstance(entering[1], _Positions):
-        if entering[0] == entering[1].place == Samples(0) and entering[1].span == size_of(node.y.shape[1:]):
-            return [entering[0]]
-    if node.operator == "Gather" and isinstance(entering[1], _Positions):
-        axis, place = node.attr("axis") % node.x.rank, entering[1].place
-        if entering[0] == Samples(axis, 1, entering[1].span) and place.axis == 0 and place.outer == 1:
-            return [Samples(axis, 1, place.inner)]
+    each = size_of(node.y.shape[1:])
+    if node.operator == "MaxUnpool" and entering[0] == Samples(0) and entering[1] == _Positions(Samples(0), each):
+        return [entering[0]]
     raise Mixed("positions among all samples are used in a way that is not followed")
 
 
