@@ -74,18 +74,20 @@ class _Writer:
                 graph.extend(self.write(inner, numbers))
             found = self._choice(node)
             if found is not None:
-                mask, kept = found
+                mask, form, kept = found
                 if mask not in numbers:
                     with self.op.body() as new, self.op.unshared(), self.op.named_after(_scope(node)):
                         numbers[mask] = _as_number(self.op, mask)
                         result += new
-                # a product with what is chosen, or the greater of the mask and a number between 0 and 1
-                self.op.become(node, "Max" if kept.is_literal else "Mul", [numbers[mask], kept])
+                self.op.become(node, form, [numbers[mask], kept])
             result.append(node)
         return _without_unused(result)
 
-    def _choice(self, node: ir.Node) -> tuple[_Mask, Tensor] | None:
-        """Return the mask and the choice of a `Where` between something and 0, or between 1 and a smaller number."""
+    def _choice(self, node: ir.Node) -> tuple[_Mask, str, Tensor] | None:
+        """Return the mask of a `Where` as a number, and the operator on it and something else that gives the same.
+
+        ``where(m, a, 0) = m · a``, and ``where(m, 1, a) = max(m, a)`` for a number a between 0 and 1.
+        """
         if node.op_type != "Where" or node.domain:
             return None
         mask, a, b = node.inputs
@@ -94,10 +96,10 @@ class _Writer:
             return None
         if _is_number(first) and _is_number(second):
             slope = first.scalar == 1 and second.scalar is not None and 0 < second.scalar < 1
-            return (_Mask(mask, True, first.dtype), second) if slope else None
+            return (_Mask(mask, True, first.dtype), "Max", second) if slope else None
         for kept, other, holds in ((first, second, True), (second, first, False)):
             if _is_number(other) and other.scalar == 0 and self._is_finite(kept.value):
-                return _Mask(mask, holds, kept.dtype), kept
+                return _Mask(mask, holds, kept.dtype), "Mul", kept
         return None
 
     def _is_finite(self, value: ir.Value) -> bool:
