@@ -43,7 +43,7 @@ _FINITE = frozenset(
 #: Operators that give sizes, which are no worse than weights: a size of 0 leaves no elements to go wrong.
 _SIZES = frozenset(["Shape", "Size"])
 #: Operators of which this holds where the operand at a position does not depend on what is fed (a divisor, say).
-_FINITE_BY = {"Div": 1, "Pow": 1, "Reciprocal": 0, "Sqrt": 0}
+_FINITE_BY = {"Div": 1, "Reciprocal": 0, "Sqrt": 0}
 
 #: Where cotangents are masked by products: in half precision they overflow too easily to call them finite.
 _DTYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
@@ -170,13 +170,18 @@ def finite_values(op: Builder, nodes: Iterable[ir.Node]) -> set[ir.Value]:
         known = None if tensor is None or not tensor.is_float else tensor.const
         return known is None or bool(np.isfinite(known.astype(np.float64)).all())
 
+    def is_whole(value: ir.Value | None) -> bool:
+        tensor = None if value is None else op.tensor(value)
+        known = None if tensor is None else tensor.const
+        return known is not None and bool(((known >= 0) & (known == np.round(known))).all())
+
     def keeps_finite(node: ir.Node) -> bool:
         inner = [each for _, graph in graphs_in(node) for each in graph]
         if node.domain or inner:
             return not node.domain and all(map(keeps_finite, inner))
         if node.op_type in _FINITE_BY:
             return is_fixed(node.inputs[_FINITE_BY[node.op_type]])
-        return node.op_type in _FINITE
+        return node.op_type in _FINITE or (node.op_type == "Pow" and is_whole(node.inputs[1]))
 
     for node in nodes:
         used = list(reads(node))

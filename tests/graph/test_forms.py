@@ -1,0 +1,126 @@
+"""Fast forms mean the same as what was emitted, and are written only where they do."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import onnxgrad
+from tests.harness import Runner
+
+X = np.array([-2.0, -0.5, -0.0, 0.0, 1e-30, 0.5, 3.0, 7.0])
+
+
+def model(nodes: Sequence[onnx.NodeProto], dtype: int = TensorProto.FLOAT, **weights: Any) -> onnx.ModelProto:
+    """Return the model of some nodes from ``x`` to ``y``, both of shape ``(8,)``."""
+    ports = [helper.make_tensor_value_info(name, dtype, [8]) for name in "xy"]
+    numpy_type = helper.tensor_dtype_to_np_dtype(dtype)
+    initializers = [onnx.numpy_helper.from_array(np.asarray(w, numpy_type), name) for name, w in weights.items()]
+    graph = helper.make_graph(list(nodes), "g", ports[:1], ports[1:], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def node(op: str, inputs: str, output: str = "y", **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op, inputs.split(), [output], **attributes)
+
+
+def operators(proto: onnx.ModelProto) -> Counter[str]:
+    return Counter(n.op_type for n in proto.graph.node)
+
+
+def pulled_back(proto: onnx.ModelProto, x: np.ndarray = X) -> np.ndarray:
+    """Return the product of ones with the Jacobian at `x`."""
+    dtype = helper.tensor_dtype_to_np_dtype(proto.graph.input[0].type.tensor_type.elem_type)
+    found = Runner(proto)({"x": x.astype(dtype), "adj_y": np.ones(8, dtype)})
+    return np.asarray(found["adj_x"], np.float64)
+
+
+#: Operators with masks of all kinds, and their derivatives at `X`, by hand.
+MASKED: dict[str, tuple[onnx.NodeProto, dict[str, Any], list[float]]] = {
+    "x > 0": (node("Relu", "x"), {}, [0, 0, 0, 0, 1, 1, 1, 1]),
+    "x > 0.6": (node("ThresholdedRelu", "x", alpha=0.6), {}, [0, 0, 0, 0, 0, 0, 1, 1]),
+    "0 <= x <= 6": (node("Clip", "x low high"), {"low": 0, "high": 6}, [0, 0, 1, 1, 1, 1, 1, 0]),
+    "0 <= x": (node("Clip", "x low"), {"low": 0}, [0, 0, 1, 1, 1, 1, 1, 1]),
+    "x <= 6": (node("Clip", "x  high"), {"high": 6}, [1, 1, 1, 1, 1, 1, 1, 0]),
+    "one slope or another": (node("LeakyRelu", "x", alpha=0.25), {}, [0.25] * 4 + [1] * 4),
+    "a falling slope": (node("LeakyRelu", "x", alpha=-0.25), {}, [-0.25] * 4 + [1] * 4),
+}
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16])
+@pytest.mark.parametrize("case", MASKED)
+def test_masks_are_exact(case: str, dtype: int) -> None:
+    made, weights, expected = MASKED[case]
+    if case == "x <= 6":
+        made = helper.make_node("Clip", ["x", "", "high"], ["y"])
+    x = X if dtype != TensorProto.FLOAT16 else np.where(X == 1e-30, 1e-3, X)  # the former is 0 there
+    found = pulled_back(onnxgrad.vjp(model([made], dtype, **weights)), x)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_mask_of_float32_is_one_operator_and_a_product() -> None:
+    added = operators(onnxgrad.vjp(model([node("Relu", "x")]))) - Counter(["Relu"])
+    assert added == Counter(["HardSigmoid", "Mul"])
+
+
+def test_another_mask_is_cast() -> None:
+    added = operators(onnxgrad.vjp(model([node("Relu", "x")], TensorProto.DOUBLE))) - Counter(["Relu"])
+    assert added == Counter(["Greater", "Cast", "Mul"])
+
+
+def test_half_precision_chooses() -> None:
+    """There, cotangents overflow too easily to multiply them by 0."""
+    assert "Where" in operators(onnxgrad.vjp(model([node("Relu", "x")], TensorProto.FLOAT16)))
+
+
+SINGULAR = {
+    "a root": [node("Relu", "x", "r"), node("Sqrt", "r")],
+    "a power": [node("Relu", "x", "r"), node("Pow", "r half")],
+    "a quotient": [node("Relu", "x", "r"), node("Add", "r zero", "s"), node("Sqrt", "s")],
+}
+
+
+@pytest.mark.parametrize("case", SINGULAR)
+def test_no_infinity_gets_through_a_mask(case: str) -> None:
+    """The derivative of the root of Relu is infinite at 0, and yet 0 below: 0 · ∞ would be NaN."""
+    added = onnxgrad.vjp(model(SINGULAR[case], half=0.5, zero=0))
+    assert "Where" in operators(added)
+    np.testing.assert_array_equal(pulled_back(added)[:2], 0)
+
+
+def test_division_by_weights_is_no_danger() -> None:
+    added = onnxgrad.vjp(model([node("Relu", "x", "r"), node("Div", "r w")], w=3))
+    assert "Where" not in operators(added)
+
+
+def test_a_step_that_was_written_is_a_step_when_read_again() -> None:
+    """Its slope must not be taken for one: the second derivative of Relu² is 2 above 0, and 0 below."""
+    nodes = [node("Relu", "x", "r"), node("Mul", "r r")]
+    added = onnxgrad.vjp(model(nodes))
+    assert "HardSigmoid" in operators(added)
+    twice = onnxgrad.vjp(added, of="adj_x", wrt="x")
+    found = Runner(twice)(
+        {"x": X.astype(np.float32), "adj_y": np.ones(8, np.float32), "adj_adj_x": np.ones(8, np.float32)}
+    )
+    np.testing.assert_array_equal(found["adj_x_2"], [0, 0, 0, 0, 2, 2, 2, 2])
+
+
+def test_an_ordinary_hard_sigmoid_stays_what_it_is() -> None:
+    proto = onnxgrad.vjp(model([node("HardSigmoid", "x", alpha=0.2, beta=0.5)]))
+    np.testing.assert_allclose(pulled_back(proto), np.where(np.abs(X) < 2.5, 0.2, 0), rtol=1e-7)  # 0.2 in float32
+
+
+def test_pads_that_meet_are_joined() -> None:
+    """The parts of a tensor that was split come back together without a sum over zeros."""
+    nodes = [
+        helper.make_node("Split", ["x"], ["a", "b", "c", "d"], axis=0, num_outputs=4),
+        *(node("Sin", part, f"s{part}") for part in "abcd"),
+        node("Concat", "sd sb sa sc", axis=0),
+    ]
+    proto = onnxgrad.vjp(model(nodes))
+    assert not {"Pad", "Add"} & set(operators(proto))
+    np.testing.assert_allclose(pulled_back(proto), np.cos(X), rtol=1e-6)  # rounding of float32
