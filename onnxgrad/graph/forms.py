@@ -3,20 +3,21 @@
 Formulas choose by masks: ``where(x > 0, ct, 0)``. That is a step where it is differentiated again, but onnxruntime
 (1.32) takes 4 ns per element for it, ten times as long as for a product. The product with the mask as a number is the
 same wherever the cotangent is finite, since only ``0 · ∞`` is not 0. So it is written where that is certain
-(`finite_values`). As a number, the mask ``x > 0`` is a `HardSigmoid` of the greatest slope: one kernel in the place of
-two, and, like the product, one that onnxruntime executes in the blocked layout of its convolutions. When a model is
-read, such steps are spelled out again (in `onnxgrad.model.normalize`), so that nobody takes them for slopes.
+(`onnxgrad.graph.finite`). As a number, the mask ``x > 0`` is a `HardSigmoid` of the greatest slope: one kernel in the
+place of two, and, like the product, one that onnxruntime executes in the blocked layout of its convolutions. When a
+model is read, such steps are spelled out again (in `onnxgrad.model.normalize`), so that nobody takes them for slopes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.graph.flow import graphs_in, reads
+from onnxgrad.graph.finite import finite_values
+from onnxgrad.graph.flow import graphs_in
 from onnxgrad.graph.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -24,26 +25,6 @@ if TYPE_CHECKING:
 
 #: Slope of a `HardSigmoid` that is a step: from 0 to 1 within the numbers that float32 has below its normal ones.
 STEEP = float(np.finfo(np.float32).max)
-
-#: Operators that give finite numbers for finite ones, overflow aside.
-_FINITE = frozenset(
-    """
-    Abs Add ArgMax ArgMin Asinh Atan AveragePool BatchNormalization Cast CastLike Ceil Celu CenterCropPad Clip Col2Im
-    Compress Concat ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DeformConv DepthToSpace DequantizeLinear
-    Dropout Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm
-    GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Hardmax
-    Identity InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual LogSoftmax
-    MatMul Max MaxPool MaxRoiPool MaxUnpool Mean MeanVarianceNormalization Min Mish Mul Neg NonZero Not OneHot PRelu
-    Pad QuantizeLinear RNN RMSNormalization Range ReduceL1 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare
-    Relu Reshape Resize ReverseSequence RoiAlign Round ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin
-    Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Squeeze Sub Sum Swish Tanh ThresholdedRelu Tile TopK
-    Transpose Trilu Unsqueeze Upsample Where
-    """.split()
-)
-#: Operators that give sizes, which are no worse than weights: a size of 0 leaves no elements to go wrong.
-_SIZES = frozenset(["Shape", "Size"])
-#: Operators of which this holds where the operand at a position does not depend on what is fed (a divisor, say).
-_FINITE_BY = {"Div": 1, "Reciprocal": 0, "Sqrt": 0}
 
 #: Where cotangents are masked by products: in half precision they overflow too easily to call them finite.
 _DTYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
@@ -148,55 +129,3 @@ def _without_unused(nodes: Sequence[ir.Node]) -> list[ir.Node]:
         else:
             kept.append(node)
     return kept[::-1]
-
-
-def finite_values(op: Builder, nodes: Iterable[ir.Node]) -> set[ir.Value]:
-    """Return those of the values that nodes give, in topological order, that are finite whatever finite is fed.
-
-    Overflow aside: then other numbers have overflowed, too.
-    """
-    fixed: set[ir.Value] = set()
-    finite: set[ir.Value] = set()
-
-    def is_fixed(value: ir.Value | None) -> bool:
-        return value is None or value.is_initializer() or value in fixed
-
-    def is_finite(value: ir.Value | None) -> bool:
-        if value is None or value in finite or value.is_graph_input():
-            return True
-        tensor = op.tensor(value)
-        if not value.is_initializer():
-            return tensor is not None and not tensor.is_float
-        known = None if tensor is None or not tensor.is_float else tensor.const
-        return known is None or bool(np.isfinite(known.astype(np.float64)).all())
-
-    def is_whole(value: ir.Value | None) -> bool:
-        tensor = None if value is None else op.tensor(value)
-        known = None if tensor is None else tensor.const
-        return known is not None and bool(((known >= 0) & (known == np.round(known))).all())
-
-    def keeps_finite(node: ir.Node) -> bool:
-        inner = [each for _, graph in graphs_in(node) for each in graph]
-        if node.domain or inner:
-            return not node.domain and all(map(keeps_finite, inner))
-        if node.op_type in _FINITE_BY:
-            return is_fixed(node.inputs[_FINITE_BY[node.op_type]])
-        return node.op_type in _FINITE or (node.op_type == "Pow" and is_whole(node.inputs[1]))
-
-    for node in nodes:
-        used = list(reads(node))
-        if node.op_type in _SIZES or (all(map(is_fixed, used)) and not any(True for _ in graphs_in(node))):
-            fixed.update(node.outputs)
-            finite.update(node.outputs)  # numbers of a model that makes sense
-        elif all(map(is_finite, used)) and keeps_finite(node):
-            finite.update(node.outputs, _inside(node))
-    return finite
-
-
-def _inside(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield all values in the bodies of a node."""
-    for _, graph in graphs_in(node):
-        yield from graph.inputs
-        for inner in graph:
-            yield from inner.outputs
-            yield from _inside(inner)

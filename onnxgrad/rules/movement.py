@@ -274,8 +274,10 @@ def _tile_back(op: Builder, node: Node, ct: Tensor) -> Tensor:
         if times != 1:
             copies.append(len(split))
             split.append(times)
-        split.append(size)
-    return op.sum(op.reshape(ct, split), [i - len(split) for i in copies], keepdims=False)
+        if size != 1:  # a last axis of size 1 would make the sum many times slower in onnxruntime
+            split.append(size)
+    total = op.sum(op.reshape(ct, split), [i - len(split) for i in copies], keepdims=False)
+    return op.reshape(total, (*seeds, *x.shape))
 
 
 linear("Tile", _tile_back, versions=(13,), follow=_tiled)

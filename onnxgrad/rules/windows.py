@@ -17,7 +17,7 @@ from onnxgrad.rules.scatter import joined, pad
 
 #: Kernels up to this size are unrolled into slices.
 _FEW = 64
-#: Number of channels below which `ConvTranspose` is the faster one.
+#: Number of channels of the result below which `ConvTranspose` is the faster one.
 _NARROW = 8
 
 
@@ -159,13 +159,13 @@ def _as_convolution(
 ) -> Tensor | None:
     """Write the overlay as a `Conv` with the kernel mirrored, where windows lie at every element.
 
-    A constant kernel is mirrored before the first run. Then this is faster in onnxruntime (1.32), but for few channels:
-    three to nine times where it is depthwise, 5 to 15 % in whole networks, more on many cores (`ConvTranspose` adds up
-    in one thread).
+    A constant kernel is mirrored before the first run. Then this is faster in onnxruntime (1.32), but for few channels
+    in the result: three to nine times where it is depthwise, 5 to 15 % in whole networks, more on many cores
+    (`ConvTranspose` adds up in one thread).
     """
     if any(s != 1 for s in w.strides) or not op.is_fixed(weight) or not _known(weight.shape):
         return None
-    if group == 1 and min(int(d) for d in weight.shape[:2]) < _NARROW:
+    if group == 1 and int(weight.shape[1]) < _NARROW:
         return None
     reach = [d * (int(k) - 1) for k, d in zip(weight.shape[2:], w.dilations, strict=True)]
     before = [r - p for r, p in zip(reach, w.before, strict=True) if isinstance(p, int)]

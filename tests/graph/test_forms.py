@@ -80,6 +80,8 @@ def test_half_precision_chooses() -> None:
 SINGULAR = {
     "a root": [node("Relu", "x", "r"), node("Sqrt", "r")],
     "a power": [node("Relu", "x", "r"), node("Pow", "r half")],
+    "a logarithm": [node("Relu", "x", "r"), node("Log", "r")],
+    "a norm": [node("Relu", "x", "r"), node("ReduceL2", "r", "n", keepdims=1), node("Div", "r n")],
     "a quotient": [node("Relu", "x", "r"), node("Add", "r zero", "s"), node("Sqrt", "s")],
 }
 
@@ -92,9 +94,20 @@ def test_no_infinity_gets_through_a_mask(case: str) -> None:
     np.testing.assert_array_equal(pulled_back(added)[:2], 0)
 
 
-def test_division_by_weights_is_no_danger() -> None:
-    added = onnxgrad.vjp(model([node("Relu", "x", "r"), node("Div", "r w")], w=3))
+HARMLESS = {
+    "division by weights": [node("Relu", "x", "r"), node("Div", "r three")],
+    "division by what is above 0": [node("Relu", "x", "r"), node("Mul", "r r", "s"), node("Add", "s three", "d"),
+                                    node("Sqrt", "d", "n"), node("Div", "r n")],
+    "a logarithm of what is above 0": [node("Relu", "x", "r"), node("Add", "r three", "s"), node("Log", "s")],
+    "a whole power": [node("Relu", "x", "r"), node("Pow", "r three")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HARMLESS)
+def test_what_is_finite_is_no_danger(case: str) -> None:
+    added = onnxgrad.vjp(model(HARMLESS[case], three=3))
     assert "Where" not in operators(added)
+    assert np.isfinite(pulled_back(added)).all()
 
 
 def test_a_step_that_was_written_is_a_step_when_read_again() -> None:
