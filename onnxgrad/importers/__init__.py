@@ -26,10 +26,10 @@ def _is_estimator(source: Any) -> bool:
     return any(base.__module__.split(".")[0] == "sklearn" for base in kind.__mro__)
 
 
-def _from_estimator(source: Any, sample: Any) -> Imported:
+def _from_estimator(source: Any, sample: Any, method: Any = None) -> Imported:
     from onnxgrad.importers.sklearn import convert
 
-    return convert(source, sample)
+    return convert(source, sample, method)
 
 
 def is_file(source: Any) -> bool:
@@ -53,5 +53,5 @@ def read_file(path: str | os.PathLike[str], variable: str | None = None, dtype: 
     return convert(path, variable, dtype)
 
 
-register_importer(_is_estimator, _from_estimator)
+register_importer(_is_estimator, _from_estimator, methods=True)
 register_file_importer(is_file, lambda path, variable: Imported(read_file(path, variable)))

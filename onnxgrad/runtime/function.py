@@ -34,6 +34,7 @@ def load(
     source: Source | Any,
     sample: Any = None,
     *,
+    method: str | Sequence[str] | None = None,
     variable: str | None = None,
     providers: Sequence[Provider] | None = None,
     session_options: SessionOptions | None = None,
@@ -53,6 +54,8 @@ def load(
             of a MATLAB network: a function that genFunction wrote (.m), or a .mat file.
         sample: for an estimator, some rows of its input, of which the number of columns, their types, and the names
             of those of a data frame are taken.
+        method: for an estimator, the method to compute, or several: "predict", "predict_proba", "decision_function",
+            "transform", "predict_std" and the like. None: "predict", with the probabilities or scores of a classifier.
         variable: for a .mat file, the name of the variable that holds the network. None: the only one that does.
         providers: onnxruntime's execution providers in order of preference, each a name or a name with options. None:
             the CPU.
@@ -71,7 +74,7 @@ def load(
     settings.check()
     if max_bytes < 1:
         raise ValueError(f"max_bytes={max_bytes} is no number of bytes")
-    return Function(find(source, sample, straight_through, variable), settings, int(max_bytes), straight_through)
+    return Function(find(source, sample, straight_through, variable, method), settings, int(max_bytes), straight_through)
 
 
 class Function:

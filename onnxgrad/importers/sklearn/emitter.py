@@ -1,0 +1,161 @@
+"""Emission of what estimators compute: a registry of formulas, and the emitter that they are written with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.graph.builder import Builder
+from onnxgrad.graph.tensor import Tensor
+
+
+INT64 = ir.DataType.INT64
+
+
+class Unsupported(Exception):  # noqa: N818 - not an error of its own: the driver puts it into one message
+    """Raised inside a formula: what this estimator computes cannot be written as ONNX, for the given reason."""
+
+    def __init__(self, why: str, remedy: str) -> None:
+        super().__init__(why)
+        self.why = why
+        self.remedy = remedy
+
+
+class Columns(dict[str, Tensor]):
+    """The columns of a data frame by name, each ``(N, 1)``."""
+
+
+#: What a method of an estimator gives: ``formula(g, estimator, x)``; numbers as ``(N, k)``, labels as ``(N,)``.
+Formula = Callable[["Emitter", Any, Any], Any]
+
+_FORMULAS: dict[tuple[str, str], Formula] = {}
+
+
+def formula(names: str, method: str) -> Callable[[Formula], Formula]:
+    """Enter a formula for a method of some classes of scikit-learn, given by their names."""
+
+    def enter(function: Formula) -> Formula:
+        for name in names.split():
+            assert (name, method) not in _FORMULAS, f"there are two formulas for {name}.{method}"
+            _FORMULAS[name, method] = function
+        return function
+
+    return enter
+
+
+def formula_of(estimator: Any, method: str) -> Formula | None:
+    """Return the formula for a method; a class that derives from one of scikit-learn may compute something else."""
+    kind = type(estimator)
+    return _FORMULAS.get((kind.__name__, method)) if kind.__module__.split(".")[0] == "sklearn" else None
+
+
+def has_formulas(estimator: Any) -> bool:
+    """Whether there is a formula for any method of an estimator."""
+    kind = type(estimator)
+    return kind.__module__.split(".")[0] == "sklearn" and any(name == kind.__name__ for name, _ in _FORMULAS)
+
+
+class Emitter:
+    """What formulas are written with.
+
+    Attributes:
+        op: the builder: ``g.op.Exp(x)`` emits any operator.
+        dtype: the type of numbers.
+        path: the steps that lead to the estimator at hand, with their estimators.
+    """
+
+    def __init__(self, op: Builder, dtype: ir.DataType) -> None:
+        self.op = op
+        self.dtype = dtype
+        self.path: list[tuple[str, Any]] = []
+
+    # --- estimators ------------------------------------------------------------------------------
+
+    def call(self, estimator: Any, method: str, x: Any, step: str | None = None) -> Any:
+        """Emit what a method of an estimator gives; `step` is what a user calls the estimator, where it is a part."""
+        from onnxgrad.importers.sklearn.leaves import leaf
+
+        self.path.append((step or "", estimator))
+        named = self.op.named_after("/".join(name for name, _ in self.path if name)) if step else contextlib.nullcontext()
+        with named:
+            found = formula_of(estimator, method)
+            if found is None:
+                result = leaf(self, estimator, method, x)
+            else:
+                result = found(self, estimator, x)
+        self.path.pop()  # stays where it failed
+        return result
+
+    def numbers(self, x: Any) -> Tensor:
+        """Return an input as one matrix of numbers."""
+        op = self.op
+        if isinstance(x, Columns):
+            texts = [name for name, column in x.items() if column.dtype == ir.DataType.STRING]
+            if texts:
+                raise Unsupported(
+                    f"it takes numbers, and column {texts[0]!r} holds texts", "encode it in a ColumnTransformer"
+                )
+            columns = [op.cast(column, self.dtype) for column in x.values()]
+            return columns[0] if len(columns) == 1 else op.Concat(*columns, axis=1)
+        if x.dtype == ir.DataType.STRING:
+            raise Unsupported("it takes numbers, and is given texts", "encode them first")
+        return op.cast(x, self.dtype)
+
+    # --- constants -------------------------------------------------------------------------------
+
+    def weight(self, name: str, array: Any) -> Tensor:
+        """Return an attribute of an estimator as a weight that can be found, and differentiated by, under its name."""
+        values = np.asarray(array.toarray() if hasattr(array, "toarray") else array)
+        values = np.ascontiguousarray(values.astype(self.dtype.numpy()))
+        full = self.op.unique_name(f"{self.op.scope}/{name}" if self.op.scope else name)
+        value = ir.Value(name=full, const_value=ir.tensor(values, name=full))
+        self.op.model.graph.register_initializer(value)
+        tensor = self.op.declare(value, (self.dtype, values.shape))
+        assert tensor is not None
+        return tensor
+
+    def constant(self, array: Any) -> Tensor:
+        """Return numbers that are part of a formula."""
+        return self.op.constant(np.asarray(array), self.dtype)
+
+    # --- shorthands ------------------------------------------------------------------------------
+
+    def columns(self, x: Tensor, chosen: Sequence[int]) -> Tensor:
+        """Return some columns of a matrix, in the order given."""
+        chosen = [int(i) for i in chosen]
+        if chosen == list(range(int(x.shape[1]))):
+            return x
+        return self.op.Gather(x, chosen, axis=1)
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return matrices side by side."""
+        return parts[0] if len(parts) == 1 else self.op.Concat(*parts, axis=1)
+
+    def total(self, x: Tensor, axis: int = -1, keepdims: bool = True) -> Tensor:
+        """Return sums along an axis."""
+        return self.op.sum(x, [axis], keepdims)
+
+    def largest(self, x: Tensor) -> Tensor:
+        """Return the positions of the largest elements of rows, ``(N,)``; the first of equal ones."""
+        return self.op.ArgMax(x, axis=1, keepdims=0)
+
+    def pick(self, index: Tensor, values: Any) -> Tensor:
+        """Return the elements of a list at some positions: labels, of any type."""
+        values = np.asarray(values)
+        if values.dtype.kind in "OUS":
+            known = self.op.constant(np.asarray([str(v) for v in values], dtype=object), ir.DataType.STRING)
+        elif values.dtype.kind == "f":
+            known = self.constant(values)
+        else:
+            known = self.op.constant(values.astype(np.int64))
+        return self.op.Gather(known, index, axis=0)
+
+
+def refuse(condition: Any, why: str, remedy: str) -> None:
+    """Refuse if a condition holds."""
+    if condition:
+        raise Unsupported(why, remedy)
