@@ -15,6 +15,7 @@ from sklearn.experimental import enable_halving_search_cv, enable_iterative_impu
 from sklearn.gaussian_process import kernels
 from sklearn.utils import all_estimators
 
+KINDS: dict[str, type] = dict(all_estimators())
 rng = np.random.default_rng(4)
 N, WIDTH = 60, 3
 X = rng.normal(size=(N, WIDTH))
@@ -22,7 +23,11 @@ POSITIVE = rng.gamma(2.0, size=(N, WIDTH)) + 0.1
 COUNTS = rng.poisson(2.0, size=(N, WIDTH)).astype(float)
 CODES = rng.integers(0, 3, size=(N, WIDTH)).astype(float)
 HOLES = np.where(rng.random(X.shape) < 0.1, np.nan, X)
-LABELED = {"X": X, "positive": POSITIVE, "counts": COUNTS, "codes": CODES, "holes": HOLES, "line": X[:, :1]}
+LABELED: dict[str, Any] = {
+    "X": X, "positive": POSITIVE, "counts": COUNTS, "codes": CODES, "holes": HOLES, "line": X[:, :1],
+    "kernel": X @ X.T, "texts": ["one two", "two three", "three"] * 20, "labels": rng.integers(0, 3, N),
+    "records": [{"a": 1.0, "b": 2.0}] * N, "sets": [("a", "b"), ("b",)] * 30,
+}
 
 
 def smooth(x: Any) -> Any:
@@ -63,16 +68,23 @@ class Case:
         method = f".{self.method}" if self.method else ""
         return f"{self.kind}({self.arguments}){method}" if self.arguments else f"{self.kind}{method}"
 
+    @property
+    def kind_itself(self) -> type:
+        """The class."""
+        return KINDS[self.kind]
+
     def fit(self) -> tuple[Any, Any]:
         """Return it fitted, and what it was fitted on."""
         x = LABELED[self.data]
         estimator = self.make()
+        if self.data in ("labels", "sets", "records", "texts"):
+            return estimator.fit(x), x
         target = self.target or ("classes" if is_classifier(estimator) else "numbers")
         y = {
             "numbers": lambda: smooth(x),
             "classes": lambda: classes(x),
             "two": lambda: classes(x, 2),
-            "several": lambda: np.stack([smooth(x), np.cos(np.nan_to_num(x)[:, 0])], 1),
+            "several": lambda: np.stack([smooth(x), 2 + np.cos(np.nan_to_num(x)[:, 0])], 1),
             "labels": lambda: np.stack([classes(x, 2), classes(x[::-1], 2)], 1),
         }[target]()
         with warnings.catch_warnings():
@@ -172,6 +184,11 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "MiniBatchNMF": {"max_iter": 5},
     "LatentDirichletAllocation": {"max_iter": 1},
     "MissingIndicator": {"features": "all"},
+    **dict.fromkeys("Lasso LassoLars MultiTaskLasso ElasticNet MultiTaskElasticNet".split(), {"alpha": 0.01}),
+    "QuantileRegressor": {"alpha": 0.0},
+    "GaussianProcessRegressor": {"alpha": 0.1},
+    "OneHotEncoder": {"sparse_output": False, "handle_unknown": "ignore"},
+    "OrdinalEncoder": {"handle_unknown": "use_encoded_value", "unknown_value": -1},
     "GammaRegressor": {"max_iter": 50},
     "PatchExtractor": {"patch_size": (2, 2)},
     "HashingVectorizer": {"n_features": 4},
@@ -182,6 +199,11 @@ _DATA = {
     **dict.fromkeys("ComplementNB MultinomialNB LatentDirichletAllocation".split(), "counts"),
     **dict.fromkeys("CategoricalNB OneHotEncoder OrdinalEncoder TargetEncoder".split(), "codes"),
     **dict.fromkeys("SimpleImputer KNNImputer IterativeImputer MissingIndicator".split(), "holes"),
+    **dict.fromkeys("CountVectorizer TfidfVectorizer HashingVectorizer".split(), "texts"),
+    **dict.fromkeys("LabelEncoder LabelBinarizer".split(), "labels"),
+    **dict.fromkeys("DictVectorizer FeatureHasher".split(), "records"),
+    "MultiLabelBinarizer": "sets",
+    "KernelCenterer": "kernel",
     "IsotonicRegression": "line",
 }
 _TARGET = {
@@ -210,7 +232,7 @@ def _random(kind: type, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def every_class() -> Iterator[Case]:
     """Yield one case for each public class of scikit-learn."""
-    for name, kind in all_estimators():
+    for name, kind in KINDS.items():
         arguments = _random(kind, _NEEDED.get(name, {}))
         yield Case(
             name, "", lambda kind=kind, a=arguments: kind(**a), _DATA.get(name, "X"), _TARGET.get(name, "")

@@ -25,6 +25,7 @@ from onnxgrad.importers.sklearn import (
     neighbors,
     preprocessing,
     probabilistic,
+    trees,
 )
 from onnxgrad.importers.sklearn.emitter import Columns, Emitter, Unsupported
 from onnxgrad.importers.sklearn.outputs import METHODS, defaults, has
@@ -42,7 +43,7 @@ _COMPARED, _AGREEING = 100, 0.9
 #: What takes categories, so that integers must stay integers.
 _ENCODERS = ("OneHotEncoder", "OrdinalEncoder", "TargetEncoder", "LabelEncoder")
 #: The modules that enter the formulas.
-_FORMULAS = (decomposition, kernels, linear, meta, neighbors, preprocessing, probabilistic)
+_FORMULAS = (decomposition, kernels, linear, meta, neighbors, preprocessing, probabilistic, trees)
 
 
 def convert(estimator: Any, sample: Any, method: str | Sequence[str] | None = None) -> Imported:
@@ -179,6 +180,12 @@ def _emitted(estimator: Any, sample: Any, methods: Sequence[str], dtype: ir.Data
                 values.append(value)
     except Unsupported as refusal:
         raise ModelReadError(_refused(g.path, refusal)) from refusal
+    if g.narrow and dtype == ir.DataType.DOUBLE:
+        warnings.warn(
+            f"there is no float64 for {', '.join(sorted(set(g.narrow)))}: skl2onnx or onnxruntime do without, so that is "
+            "converted in float32",
+            stacklevel=level_outside(),
+        )
     graph.outputs.extend(values)
     g.op.finish(values)
     return to_proto(model)

@@ -66,12 +66,14 @@ class Emitter:
         op: the builder: ``g.op.Exp(x)`` emits any operator.
         dtype: the type of numbers.
         path: the steps that lead to the estimator at hand, with their estimators.
+        narrow: names of the estimators that are computed in float32 all the same.
     """
 
     def __init__(self, op: Builder, dtype: ir.DataType) -> None:
         self.op = op
         self.dtype = dtype
         self.path: list[tuple[str, Any]] = []
+        self.narrow: list[str] = []
 
     # --- estimators ------------------------------------------------------------------------------
 

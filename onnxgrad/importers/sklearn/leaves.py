@@ -43,6 +43,9 @@ _REASONS = {
         "it makes sparse counts of texts or dictionaries, which have no derivative",
         "convert the steps behind it, and load them with some rows of its result, made dense, as the sample",
     ),
+    "labels": (
+        "LabelBinarizer LabelEncoder MultiLabelBinarizer", "it takes labels, not features", "leave it out of the model",
+    ),
     "patches": (
         "PatchExtractor", "it cuts images into pieces, and is no function of rows of features", "cut them beforehand",
     ),
@@ -58,8 +61,8 @@ def leaf(g: Emitter, estimator: Any, method: str, x: Any) -> Any:
     for names, why, remedy in _REASONS.values():
         if ours and name in names.split():
             raise Unsupported(why, remedy)
-    if name == "OneHotEncoder" and ours and method == "transform" and preprocessing.encodes(estimator, x):
-        return preprocessing.one_hot(g, estimator, x)
+    if ours and method == "transform" and name in preprocessing.ENCODERS and preprocessing.encodes(estimator, x):
+        return preprocessing.ENCODERS[name](g, estimator, x)
     if not hasattr(estimator, "fit"):
         raise Unsupported("it is no estimator", "give an object of scikit-learn")
     if method in ("predict_log_proba",):
@@ -76,10 +79,17 @@ def leaf(g: Emitter, estimator: Any, method: str, x: Any) -> Any:
 def _converted(g: Emitter, estimator: Any, method: str, x: Any) -> Tensor:
     """Put in what skl2onnx makes of an estimator; in float32 where onnxruntime does not run it in float64."""
     single = _joined(g, x)
-    proto = _convert(estimator, method, single)
     dtype = single.dtype
-    if dtype == ir.DataType.DOUBLE and not _runs(proto, single):
+    try:
+        proto = _convert(estimator, method, single)
+        narrow = dtype == ir.DataType.DOUBLE and not _runs(proto, single)
+    except Unsupported:  # some of its converters know float32 only
+        narrow = dtype == ir.DataType.DOUBLE
+        if not narrow:
+            raise
+    if narrow:
         proto, dtype = _convert(estimator, method, single, ir.DataType.FLOAT), ir.DataType.FLOAT
+        g.narrow.append(type(estimator).__name__)
     model = working_form(read(proto))
     for domain, version in model.graph.opset_imports.items():
         g.op.model.graph.opset_imports.setdefault(domain, version)
@@ -87,6 +97,8 @@ def _converted(g: Emitter, estimator: Any, method: str, x: Any) -> Tensor:
     found = g.op.inline(model.graph, {entry: g.op.cast(single, dtype) if dtype != single.dtype else single})
     second = method in _SECOND and len(found) > 1
     result = found[1 if second else 0]
+    if result is not None and single.shape and result.shape[1:2] != () and isinstance(result.shape[1], int):
+        g.op.retype(result, (single.shape[0], result.shape[1]))
     if result is None:
         raise Unsupported(f"skl2onnx makes a model of it that gives no tensor for {method}", "convert the other steps")
     if result.is_float:

@@ -179,14 +179,31 @@ def bisected(g: Emitter, model: Any, x: Any) -> Tensor:
     return label(model._bisecting_tree)
 
 
-@formula("NearestCentroid", "decision_function")
-def centroids(g: Emitter, model: Any, x: Any) -> Tensor:
+def _centroids(g: Emitter, model: Any, x: Any) -> Tensor:
     """``-d² + 2 log π``, in units of the deviation within classes."""
     scale = np.where(model.within_class_std_dev_ == 0, 1, model.within_class_std_dev_)
     far = distances.distances(
         g, g.numbers(x) / g.weight("within_class_std_dev_", scale), model.centroids_ / scale, model.metric, {}
     )
-    scores = -(far * far) + g.weight("log_prior", 2 * np.log(model.class_prior_))
+    return -(far * far) + g.weight("log_prior", 2 * np.log(model.class_prior_))
+
+
+@formula("NearestCentroid", "predict_proba")
+def centroid_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+    """Softmax of the scores."""
+    return g.op.Softmax(_centroids(g, model, x), axis=1)
+
+
+@formula("NearestCentroid", "predict_log_proba")
+def centroid_logs(g: Emitter, model: Any, x: Any) -> Tensor:
+    """The logarithm of the softmax."""
+    return g.op.LogSoftmax(_centroids(g, model, x), axis=1)
+
+
+@formula("NearestCentroid", "decision_function")
+def centroids(g: Emitter, model: Any, x: Any) -> Tensor:
+    """The scores, or the difference of two."""
+    scores = _centroids(g, model, x)
     return scores if len(model.classes_) > 2 else g.columns(scores, [1]) - g.columns(scores, [0])
 
 
@@ -196,8 +213,7 @@ def nearest_centroid(g: Emitter, model: Any, x: Any) -> Tensor:
     prior = getattr(model, "class_prior_", np.ones(1))
     if np.isclose(prior, 1 / len(model.classes_)).all() or not hasattr(model, "class_prior_"):
         return _smallest(g, distances.distances(g, g.numbers(x), model.centroids_, model.metric, {}))
-    scores = centroids(g, model, x)
-    return g.largest(scores if len(model.classes_) > 2 else g.join([-scores, scores]))
+    return g.largest(_centroids(g, model, x))
 
 
 @formula("LabelPropagation LabelSpreading", "predict_proba")

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.importers.sklearn.distances import unit_rows
@@ -233,15 +234,15 @@ def splines(g: Emitter, model: Any, x: Any) -> Tensor:
 
 def _splines(g: Emitter, model: Any, x: Tensor, spline: Any) -> Tensor:
     """The B-splines of one feature, ``(N, splines)``."""
-    from scipy.interpolate import PPoly
+    from scipy.interpolate import BSpline, PPoly
 
     op, k = g.op, int(spline.k)
     knots = np.asarray(spline.t)[k : len(spline.t) - k]
     low, high = float(knots[0]), float(knots[-1])
-    pieces = PPoly.from_spline(spline).c[:, k : k + len(knots) - 1]  # (k + 1, intervals, splines)
+    each = [PPoly.from_spline(BSpline(spline.t, column, k)).c for column in np.asarray(spline.c).T]
+    pieces = np.stack(each, -1)[:, k : k + len(knots) - 1]  # (k + 1, intervals, splines)
     if model.extrapolation == "periodic":
         at = x - (high - low) * op.Floor((x - low) / (high - low))
-        pieces = pieces[:, :, : pieces.shape[2] - k] + _wrapped(pieces, k)
     else:
         at = op.Clip(x, low, high) if model.extrapolation in ("constant", "linear") else x
     y = _piecewise(g, at, knots, pieces)
@@ -255,14 +256,6 @@ def _splines(g: Emitter, model: Any, x: Tensor, spline: Any) -> Tensor:
     elif model.extrapolation == "error":
         y = op.Where(op.Or(op.Less(x, low), op.Greater(x, high)), math.nan, y)
     return y
-
-
-def _wrapped(pieces: Array, k: int) -> Array:
-    """Return what the last splines, which go around, add to the first."""
-    result = np.zeros_like(pieces[:, :, : pieces.shape[2] - k])
-    for i in range(k):
-        result[:, :, i % result.shape[2]] += pieces[:, :, pieces.shape[2] - k + i]
-    return result
 
 
 def _piecewise(g: Emitter, x: Tensor, knots: Array, pieces: Array) -> Tensor:
@@ -287,8 +280,7 @@ def impute(g: Emitter, model: Any, x: Any) -> Tensor:
     op, x, values = g.op, g.numbers(x), np.asarray(model.statistics_)
     refuse(values.dtype.kind not in "fiu", "it fills in texts", "impute the columns of numbers apart from those of texts")
     kept = np.arange(len(values)) if model.keep_empty_features else np.flatnonzero(~np.isnan(values))
-    is_nan = model.missing_values is None or model.missing_values != model.missing_values
-    missing = op.IsNaN(x) if is_nan else op.Equal(x, float(model.missing_values))
+    missing = _missing(g, model, x)
     y = g.columns(op.Where(missing, g.weight("statistics_", np.nan_to_num(values)), x), kept)
     if model.indicator_ is None:
         return y
@@ -299,12 +291,94 @@ def _flags(g: Emitter, missing: Tensor, chosen: Any) -> Tensor:
     return g.op.Gather(missing, [int(i) for i in chosen], axis=1)
 
 
+@formula("IterativeImputer", "transform")
+def impute_in_turn(g: Emitter, model: Any, x: Any) -> Tensor:
+    """Each missing number by a regressor on the other features, in turns."""
+    refuse(model.sample_posterior, "it draws at random (sample_posterior=True)", "set sample_posterior=False")
+    op, x = g.op, g.numbers(x)
+    kept = [i for i in range(int(x.shape[1])) if i not in set(_dropped(model))]
+    refuse(len(kept) < int(x.shape[1]), "features without any number were dropped", "leave them out before it")
+    missing = _missing(g, model, x)
+    y = g.call(model.initial_imputer_, "transform", x, "initial_imputer")
+    for i, (feature, others, estimator) in enumerate(model.imputation_sequence_):
+        found = g.call(estimator, "predict", g.columns(y, others), str(i))
+        found = op.Min(op.Max(found, g.constant(model._min_value[feature])), g.constant(model._max_value[feature]))
+        here = op.Gather(missing, [int(feature)], axis=1)
+        columns = [op.Where(here, found, g.columns(y, [j])) if j == feature else g.columns(y, [j]) for j in kept]
+        y = g.join(columns)
+    if model.indicator_ is None:
+        return y
+    return g.join([y, op.cast(_flags(g, missing, model.indicator_.features_), g.dtype)])
+
+
+def _dropped(model: Any) -> Any:
+    statistics = np.asarray(model.initial_imputer_.statistics_, np.float64)
+    return [] if model.keep_empty_features else np.flatnonzero(np.isnan(statistics))
+
+
+def _missing(g: Emitter, model: Any, x: Tensor) -> Tensor:
+    is_nan = model.missing_values is None or model.missing_values != model.missing_values
+    return g.op.IsNaN(x) if is_nan else g.op.Equal(x, float(model.missing_values))
+
+
+@formula("KNNImputer", "transform")
+def impute_by_neighbors(g: Emitter, model: Any, x: Any) -> Tensor:
+    """Each missing number by the mean over the nearest of those that have it; distances by what both have."""
+    op, x, fitted = g.op, g.numbers(x), np.asarray(model._fit_X)
+    refuse(model.metric != "nan_euclidean", "its metric is a function", "use metric='nan_euclidean'")
+    refuse(model.weights not in ("uniform", "distance"), "its weights are a function", "use weights='uniform'")
+    missing, width = _missing(g, model, x), int(x.shape[1])
+    known = ~np.asarray(model._mask_fit_X, bool)
+    filled = op.Where(missing, 0, x)
+    there = op.cast(~missing, g.dtype)
+    d = op.unsqueeze(filled, [1]) - g.weight("_fit_X", np.where(known, fitted, 0)[None])
+    both = op.unsqueeze(there, [1]) * g.constant(known.astype(float)[None])
+    common = g.total(both, keepdims=False)
+    none = op.Equal(common, 0)
+    squares = g.total(d * d * both, keepdims=False) * (float(width) / op.Where(none, 1, common))
+    zero = op.Equal(squares, 0)
+    far = op.Where(none, 1e300 if g.dtype == ir.DataType.DOUBLE else 1e30,
+                   op.Where(zero, 0, op.Sqrt(op.Where(zero, 1, squares))))
+    parts = []
+    for j in range(width):
+        if not model._valid_mask[j] and not model.keep_empty_features:
+            continue
+        column = g.columns(x, [j])
+        parts.append(op.Where(op.Gather(missing, [j], axis=1), _from_donors(g, model, far, none, j), column))
+    y = g.join(parts)
+    if model.indicator_ is None:
+        return y
+    return g.join([y, op.cast(_flags(g, missing, model.indicator_.features_), g.dtype)])
+
+
+def _from_donors(g: Emitter, model: Any, far: Tensor, none: Tensor, j: int) -> Tensor:
+    """The mean of feature j over the nearest that have it; over all where no feature is shared with any of them."""
+    op = g.op
+    donors = np.flatnonzero(~model._mask_fit_X[:, j])
+    if not len(donors):
+        return g.constant([[0.0]])
+    values = np.asarray(model._fit_X)[donors, j]
+    near, which = op.emit(
+        "TopK", g.columns(far, donors), [min(model.n_neighbors, len(donors))], axis=1, largest=0, outputs=2
+    )
+    shared = op.cast(op.Less(near, 1e30 if g.dtype == ir.DataType.FLOAT else 1e300), g.dtype)
+    weights = shared
+    if model.weights == "distance":
+        here = op.Equal(near, 0)
+        flags = op.cast(here, g.dtype)
+        some = op.Greater(op.ReduceMax(flags, [1], keepdims=1), 0)
+        weights = op.Where(some, flags, shared / op.Where(here, 1, near))
+    total = g.total(weights)
+    lost = op.Equal(total, 0)
+    mean = g.total(op.Gather(g.weight("donors", values), which, axis=0) * weights) / op.Where(lost, 1, total)
+    return op.Where(lost, float(values.mean()), mean)
+
+
 @formula("MissingIndicator", "transform")
 def indicate(g: Emitter, model: Any, x: Any) -> Tensor:
     """Whether numbers are missing."""
     op, x = g.op, g.numbers(x)
-    is_nan = model.missing_values is None or model.missing_values != model.missing_values
-    missing = op.IsNaN(x) if is_nan else op.Equal(x, float(model.missing_values))
+    missing = _missing(g, model, x)
     return op.cast(_flags(g, missing, model.features_), g.dtype)
 
 
@@ -346,3 +420,37 @@ def one_hot(g: Emitter, model: Any, x: Any) -> Tensor:
         kept = [i for i in range(len(categories)) if i != dropped]
         parts.append(g.op.cast(_flags(g, flags, kept), g.dtype))
     return g.join(parts)
+
+
+def ordinal(g: Emitter, model: Any, x: Any) -> Tensor:
+    """Which of the known numbers it is; of others what was asked for, or no number."""
+    other = float(model.unknown_value) if model.handle_unknown == "use_encoded_value" else math.nan
+    tables = [np.arange(len(categories)) for categories in model.categories_]
+    return _looked_up(g, model, x, tables, other)
+
+
+def by_target(g: Emitter, model: Any, x: Any) -> Tensor:
+    """The mean of the targets of the category; that of all for others."""
+    several = model.target_type_ == "multiclass"
+    classes = len(model.classes_) if several else 1
+    means = np.atleast_1d(model.target_mean_)
+    parts = []
+    for k in range(classes):
+        tables = [model.encodings_[j * classes + k] for j in range(len(model.categories_))]
+        parts.append(_looked_up(g, model, x, tables, float(means[k])))
+    joined = g.join(parts)
+    width = len(model.categories_)
+    return g.columns(joined, [k * width + j for j in range(width) for k in range(classes)])
+
+
+def _looked_up(g: Emitter, model: Any, x: Any, tables: Any, other: float) -> Tensor:
+    op, x, parts = g.op, g.numbers(x), []
+    for j, (categories, table) in enumerate(zip(model.categories_, tables, strict=True)):
+        flags = op.cast(_steps(g, g.columns(x, [j]), categories), g.dtype)
+        known = op.Greater(op.ReduceMax(flags, [1], keepdims=1), 0)
+        parts.append(op.Where(known, flags @ g.constant(np.asarray(table, np.float64)[:, None]), other))
+    return g.join(parts)
+
+
+#: Encoders of numbers; those of texts are left to skl2onnx.
+ENCODERS = {"OneHotEncoder": one_hot, "OrdinalEncoder": ordinal, "TargetEncoder": by_target}
