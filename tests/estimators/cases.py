@@ -26,7 +26,7 @@ HOLES = np.where(rng.random(X.shape) < 0.1, np.nan, X)
 LABELED: dict[str, Any] = {
     "X": X, "positive": POSITIVE, "counts": COUNTS, "codes": CODES, "holes": HOLES, "line": X[:, :1],
     "kernel": X @ X.T, "texts": ["one two", "two three", "three"] * 20, "labels": rng.integers(0, 3, N),
-    "records": [{"a": 1.0, "b": 2.0}] * N, "sets": [("a", "b"), ("b",)] * 30,
+    "records": [{"a": 1.0, "b": 2.0}] * N, "sets": [("a", "b"), ("b", "c")] * 30,
 }
 
 
@@ -132,7 +132,7 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "IsolationForest": {"n_estimators": 3},
     "IsotonicRegression": {"out_of_bounds": "clip"},
     "IterativeImputer": {"max_iter": 2},
-    "KBinsDiscretizer": {"n_bins": 3, "encode": "onehot-dense", "quantile_method": "averaged_inverted_cdf"},
+    "KBinsDiscretizer": {"n_bins": 3, "quantile_method": "averaged_inverted_cdf"},
     "KMeans": {"n_clusters": 3, "n_init": 1},
     "KernelPCA": {"kernel": "rbf", "n_components": 2},
     "LocalOutlierFactor": {"novelty": True, "n_neighbors": 5},
@@ -151,6 +151,14 @@ _NEEDED: dict[str, dict[str, Any]] = {
         "steps": [("a", preprocessing.StandardScaler()), ("b", preprocessing.PolynomialFeatures()), ("c", Ridge())]
     },
     "QuantileTransformer": {"n_quantiles": 20},
+    "LogisticRegressionCV": {"Cs": 2, "cv": 2},
+    "GraphicalLassoCV": {"alphas": 2, "cv": 2},
+    "ElasticNetCV": {"alphas": 3, "cv": 2},
+    "LassoCV": {"alphas": 3, "cv": 2},
+    "MultiTaskLassoCV": {"alphas": 3, "cv": 2},
+    "MultiTaskElasticNetCV": {"alphas": 3, "cv": 2},
+    "HuberRegressor": {"max_iter": 20},
+    "TheilSenRegressor": {"max_subpopulation": 20},
     "RFE": {"estimator": Logistic()},
     "RFECV": {"estimator": Logistic(), "cv": 2},
     "RadiusNeighborsClassifier": {"radius": 2.0, "weights": "distance", "outlier_label": 0},
@@ -159,7 +167,7 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "KNeighborsRegressor": {"weights": "distance"},
     "RandomForestClassifier": {"n_estimators": 3},
     "RandomForestRegressor": {"n_estimators": 3},
-    "RandomTreesEmbedding": {"n_estimators": 2, "sparse_output": False, "max_depth": 2},
+    "RandomTreesEmbedding": {"n_estimators": 2, "max_depth": 2},
     "RandomizedSearchCV": {"estimator": Ridge(), "param_distributions": {"alpha": [0.1, 1.0]}, "cv": 2, "n_iter": 2},
     "RegressorChain": {"estimator": linear_model.PoissonRegressor()},
     "SelectFromModel": {"estimator": Ridge()},

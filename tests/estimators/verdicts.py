@@ -136,6 +136,6 @@ def differences(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
     wide = (v[0] - 8 * v[1] + 8 * v[4] - v[5]) / (12 * _STEP)
     narrow = (v[1] - 8 * v[2] + 8 * v[3] - v[4]) / (6 * _STEP)
     best = narrow + (narrow - wide) / 15
-    size = max(np.nanmax(np.abs(best)), 1e-6 * np.nanmax(np.abs(values)))
-    settled = np.abs(narrow - wide).reshape(len(x), -1).max(1) <= 1e-6 * size
+    size = np.nanmax(np.abs(best))
+    settled = np.abs(narrow - wide).reshape(len(x), -1).max(1) <= 1e-8 * size + 1e-11 * np.nanmax(np.abs(values))
     return np.moveaxis(best, 1, 2), settled

@@ -28,6 +28,7 @@ from onnxgrad.importers.sklearn import (
     trees,
 )
 from onnxgrad.importers.sklearn.emitter import Columns, Emitter, Unsupported
+from onnxgrad.importers.sklearn.leaves import hopeless
 from onnxgrad.importers.sklearn.outputs import METHODS, defaults, has
 from onnxgrad.model.opsets import WORKING_OPSET
 from onnxgrad.model.write import to_proto
@@ -102,6 +103,7 @@ def _checked(estimator: Any, sample: Any) -> Any:
             f"the input of this {name} is not known; pass some rows of it: onnxgrad.load(estimator, sample=X[:10])"
         )
     _check_fitted(estimator)
+    _check_takes_features(estimator)
     if hasattr(sample, "toarray"):
         raise ModelReadError(
             "the sample is a sparse matrix, and ONNX has none; pass some rows made dense: sample=X[:10].toarray()"
@@ -109,12 +111,8 @@ def _checked(estimator: Any, sample: Any) -> Any:
     if _is_frame(sample):
         return sample
     sample = np.asarray(sample)
-    if sample.dtype.kind not in "fiubOUS" or (sample.dtype.kind == "O" and sample.ndim != 2):
-        raise ModelReadError(
-            f"the sample is {'a list of objects' if sample.dtype.kind == 'O' else 'of type ' + sample.dtype.name}, and "
-            "must be rows of numbers or texts; texts as such and dictionaries become features in a step that has no "
-            "derivative: convert the steps behind it, with its result as the sample"
-        )
+    if sample.dtype.kind not in "fiubOUS":
+        raise ModelReadError(f"the sample is of type {sample.dtype.name}, and must be rows of numbers or texts")
     if sample.ndim != 2:
         raise ModelReadError(
             f"the sample has shape {list(sample.shape)}; it must be rows of features, of shape (N, features), "
@@ -157,6 +155,16 @@ def _check_fitted(estimator: Any) -> None:
         raise ModelReadError(f"this {type(estimator).__name__} is not fitted: {error}") from error
     except TypeError as error:
         raise ModelReadError(f"this {type(estimator).__name__} is no estimator: {error}") from error
+
+
+def _check_takes_features(estimator: Any) -> None:
+    """Refuse what takes no rows of features, such as texts, before its sample is looked at."""
+    path = [("", estimator)]
+    while hasattr(path[-1][1], "steps") and path[-1][1].steps:
+        path.append(path[-1][1].steps[0])
+    refusal = hopeless(path[-1][1])
+    if refusal is not None:
+        raise ModelReadError(_refused(path, refusal))
 
 
 # --- emission ---------------------------------------------------------------------------------------

@@ -84,10 +84,14 @@ def sparse_code(g: Emitter, model: Any, x: Any) -> Tensor:
 
 @formula("FeatureAgglomeration", "transform")
 def pooled(g: Emitter, model: Any, x: Any) -> Tensor:
-    """Means of groups of features."""
-    refuse(model.pooling_func is not np.mean, "its pooling_func is not numpy's mean", "use pooling_func=np.mean")
+    """Means, maxima or minima of groups of features."""
+    x, reduce = g.numbers(x), {np.max: "ReduceMax", np.min: "ReduceMin"}.get(model.pooling_func)
+    if reduce is not None:
+        groups = [np.flatnonzero(model.labels_ == label) for label in np.unique(model.labels_)]
+        return g.join([g.op.emit(reduce, g.columns(x, group), [1], keepdims=1)[0] for group in groups])
+    refuse(model.pooling_func is not np.mean, "its pooling_func is not known", "use numpy's mean, max or min")
     flags = np.eye(model.labels_.max() + 1)[model.labels_]
-    return g.numbers(x) @ g.weight("pooling", flags / flags.sum(0))
+    return x @ g.weight("pooling", flags / flags.sum(0))
 
 
 @formula("Isomap", "transform")

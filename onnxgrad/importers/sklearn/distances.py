@@ -36,16 +36,21 @@ def euclidean(g: Emitter, x: Tensor, points: Any, name: str = "points") -> Tenso
 
 def distances(g: Emitter, x: Tensor, points: Any, metric: str, params: dict[str, Any]) -> Tensor:
     """Distances ``(N, points)`` in a metric of scikit-learn."""
-    op, d = g.op, between(g, x, points)
+    op, points = g.op, np.asarray(points)
     p = {"euclidean": 2, "l2": 2, "manhattan": 1, "cityblock": 1, "l1": 1}.get(metric, params.get("p", 2))
     if metric == "chebyshev" or (metric == "minkowski" and p == math.inf):
+        d = between(g, x, points)
         return op.ReduceMax(op.Abs(d), [-1], keepdims=0)
+    if metric == "cosine":
+        norms = np.linalg.norm(points, axis=1, keepdims=True)
+        return 1 - unit_rows(g, x) @ g.weight("points", (points / np.where(norms == 0, 1, norms)).T)
     weights = params.get("w")
     refuse(
         metric not in ("euclidean", "l2", "manhattan", "cityblock", "l1", "minkowski") or weights is not None,
         f"metric={metric!r} is not known" if weights is None else "its distances have weights",
-        "known are euclidean, manhattan, chebyshev and minkowski",
+        "known are euclidean, manhattan, chebyshev, minkowski and cosine",
     )
+    d = between(g, x, points)
     if p == 1:
         return op.ReduceL1(d, [-1], keepdims=0)
     if p == 2:

@@ -19,37 +19,46 @@ from onnxgrad.model.read import read
 
 #: Version of ai.onnx.ml for what skl2onnx writes: the first with trees in float64.
 _ML = 3
-#: Which output of skl2onnx's models a method is, for classifiers, outlier detectors, clusterers; the first one else.
+#: The methods that are the second output of skl2onnx's models, behind labels; others are the first.
 _SECOND = ("predict_proba", "decision_function")
-#: What nothing can be done about, and what to do instead.
-_REASONS = {
-    "iterative": (
+#: What nothing can be done about: which, why, and what to do instead.
+_REASONS = (
+    (
         "NMF MiniBatchNMF LatentDirichletAllocation",
         "its codes come from iterations that run anew for each sample",
         "use PCA, TruncatedSVD or another projection, or take the codes as given and convert what comes after",
     ),
-    "graph": (
+    (
         "KNeighborsTransformer RadiusNeighborsTransformer NearestNeighbors",
         "it gives a sparse graph of neighbors, not features",
         "put the estimator of neighbors that comes after it on the features themselves",
     ),
-    "systems": (
+    (
         "LocallyLinearEmbedding",
         "it solves a system of equations for each sample, for which ONNX has no operator",
         "use Isomap, KernelPCA or PCA",
     ),
-    "texts": (
+    (
         "CountVectorizer TfidfVectorizer HashingVectorizer FeatureHasher DictVectorizer TfidfTransformer",
         "it makes sparse counts of texts or dictionaries, which have no derivative",
         "convert the steps behind it, and load them with some rows of its result, made dense, as the sample",
     ),
-    "labels": (
+    (
         "LabelBinarizer LabelEncoder MultiLabelBinarizer", "it takes labels, not features", "leave it out of the model",
     ),
-    "patches": (
+    (
         "PatchExtractor", "it cuts images into pieces, and is no function of rows of features", "cut them beforehand",
     ),
-}  # fmt: skip
+)  # fmt: skip
+
+
+def hopeless(estimator: Any) -> Unsupported | None:
+    """Return why an estimator can be written by no means, if so."""
+    kind = type(estimator)
+    for names, why, remedy in _REASONS:
+        if kind.__name__ in names.split() and kind.__module__.split(".")[0] == "sklearn":
+            return Unsupported(why, remedy)
+    return None
 
 
 def leaf(g: Emitter, estimator: Any, method: str, x: Any) -> Any:
@@ -58,9 +67,9 @@ def leaf(g: Emitter, estimator: Any, method: str, x: Any) -> Any:
     ours = type(estimator).__module__.split(".")[0] == "sklearn"
     if outputs.follows(estimator, method):
         return outputs.derived(method)(g, estimator, x)
-    for names, why, remedy in _REASONS.values():
-        if ours and name in names.split():
-            raise Unsupported(why, remedy)
+    refusal = hopeless(estimator)
+    if refusal is not None:
+        raise refusal
     if ours and method == "transform" and name in preprocessing.ENCODERS and preprocessing.encodes(estimator, x):
         return preprocessing.ENCODERS[name](g, estimator, x)
     if not hasattr(estimator, "fit"):

@@ -225,6 +225,11 @@ def polynomial(g: Emitter, model: Any, x: Any) -> Tensor:
 @formula("SplineTransformer", "transform")
 def splines(g: Emitter, model: Any, x: Any) -> Tensor:
     """B-splines of each feature, as a polynomial in each interval between knots."""
+    refuse(
+        model.extrapolation == "linear" and model.degree <= 1 and len(model.bsplines_) > 1,
+        "with a degree of 0 or 1, scikit-learn takes all features but the first for extrapolated from an inner knot on",
+        "use degree=2 or more, or another extrapolation",
+    )
     x = g.numbers(x)
     parts = [_splines(g, model, g.columns(x, [j]), spline) for j, spline in enumerate(model.bsplines_)]
     if not model.include_bias:
@@ -390,6 +395,20 @@ def indicate(g: Emitter, model: Any, x: Any) -> Tensor:
 def select(g: Emitter, model: Any, x: Any) -> Tensor:
     """Some columns."""
     return g.columns(g.numbers(x), model.get_support(indices=True))
+
+
+@formula("KBinsDiscretizer", "transform")
+def bins(g: Emitter, model: Any, x: Any) -> Tensor:
+    """Which bin it is."""
+    op, x, parts = g.op, g.numbers(x), []
+    for j, edges in enumerate(model.bin_edges_):
+        passed = op.cast(op.GreaterOrEqual(g.columns(x, [j]), g.constant(edges[None, 1:-1])), INT64)
+        place = op.sum(passed, [1], True) if len(edges) > 2 else op.cast(g.columns(x, [j]) * 0, INT64)
+        if model.encode == "ordinal":
+            parts.append(op.cast(place, g.dtype))
+        else:
+            parts.append(op.Gather(g.constant(np.eye(len(edges) - 1)), op.squeeze(place, [1]), axis=0))
+    return g.join(parts)
 
 
 def _encodes_numbers(model: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.importers.sklearn import distances
 from onnxgrad.importers.sklearn.emitter import Emitter, formula, refuse
+from onnxgrad.importers.sklearn.functions import cos
 
 # --- naive Bayes, quadratic discriminants ---------------------------------------------------------------
 
@@ -180,25 +182,39 @@ def normal_score(g: Emitter, model: Any, x: Any) -> Tensor:
 # --- densities --------------------------------------------------------------------------------------------
 
 
+#: Kernels that end, of the distance over the bandwidth, where it is below 1.
+_ENDING: dict[str, Callable[[Emitter, Tensor], Tensor]] = {
+    "tophat": lambda g, u: u * 0 + 1,
+    "epanechnikov": lambda g, u: 1 - u * u,
+    "linear": lambda g, u: 1 - u,
+    "cosine": lambda g, u: cos(g, u * (math.pi / 2)),
+}
+
+
 @formula("KernelDensity", "score_samples")
 def density(g: Emitter, model: Any, x: Any) -> Tensor:
-    """``log Σ w K(‖x - xᵢ‖ / h)`` less a constant, for the kernels that do not end."""
-    refuse(
-        model.kernel not in ("gaussian", "exponential") or model.metric != "euclidean",
-        f"kernel={model.kernel!r} with metric={model.metric!r} is not known",
-        "use kernel='gaussian' or 'exponential', and metric='euclidean'",
-    )
+    """``log Σ w K(‖x - xᵢ‖ / h)``, less a constant."""
+    refuse(model.metric != "euclidean", f"metric={model.metric!r} is not known", "use metric='euclidean'")
     refuse(model.rtol or model.atol, "it is computed to a tolerance", "set rtol=0 and atol=0")
-    x, points, h = g.numbers(x), np.asarray(model.tree_.data), float(model.bandwidth_)
+    op, x, points, h = g.op, g.numbers(x), np.asarray(model.tree_.data), float(model.bandwidth_)
+    weights = np.ones(len(points)) if model.tree_.sample_weight is None else np.asarray(model.tree_.sample_weight)
+    constant = _logarithm_of_norm(model, points.shape[1]) - math.log(weights.sum())
+    if model.kernel in _ENDING:
+        u = distances.euclidean(g, x, points) * (1 / h)
+        inside = op.Less(u, 1)
+        each = op.Where(inside, _ENDING[model.kernel](g, op.Where(inside, u, 0)), 0)
+        return op.Log(g.total(each * g.weight("weights", weights))) + constant
     if model.kernel == "gaussian":
         logs = distances.squared(g, x, points) * (-0.5 / h**2)
     else:
         logs = distances.euclidean(g, x, points) * (-1 / h)
-    weights = model.tree_.sample_weight
-    logs = logs + g.weight("log_weights", np.log(np.asarray(weights))) if weights is not None else logs
-    # The constant is what the model itself gives at one of its points.
-    own = ((points - points[:1]) ** 2).sum(1)
-    own = -0.5 * own / h**2 if model.kernel == "gaussian" else -np.sqrt(own) / h
-    own = own if weights is None else own + np.log(np.asarray(weights))
-    constant = float(model.score_samples(points[:1])[0] - np.logaddexp.reduce(own))
-    return g.op.ReduceLogSumExp(logs, [1], keepdims=1) + constant
+    logs = logs + g.weight("log_weights", np.log(weights)) if (weights != 1).any() else logs
+    return op.ReduceLogSumExp(logs, [1], keepdims=1) + constant
+
+
+def _logarithm_of_norm(model: Any, width: int) -> float:
+    """The logarithm of what the kernel is multiplied by, from the density of one point at itself."""
+    from sklearn.base import clone
+
+    alone = clone(model).set_params(bandwidth=model.bandwidth_).fit(np.zeros((1, width)))
+    return float(alone.score_samples(np.zeros((1, width)))[0])

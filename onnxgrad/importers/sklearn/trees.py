@@ -153,6 +153,19 @@ def forest_classes(g: Emitter, model: Any, x: Any) -> Any:
     return found[0] if len(found) == 1 else found
 
 
+@formula("RandomTreesEmbedding", "transform")
+def leaves(g: Emitter, model: Any, x: Any) -> Tensor:
+    """Which leaf of each tree it is."""
+    categories = model.one_hot_encoder_.categories_
+    width, offset, found = sum(map(len, categories)), 0, []
+    for estimator, nodes in zip(model.estimators_, categories, strict=True):
+        values = np.zeros((estimator.tree_.node_count, width))
+        values[np.asarray(nodes, int), offset + np.arange(len(nodes))] = 1
+        offset += len(nodes)
+        found.append(tree_of(estimator.tree_, values))
+    return summed(g, g.numbers(x), found)
+
+
 # --- gradient boosting ---------------------------------------------------------------------------------------
 
 
