@@ -59,7 +59,7 @@ def escaped(text: str) -> str:
 def rows_of(text: str) -> dict[str, str]:
     """Return the rows of a page by their first cell."""
     found = re.findall(r"^(\| (.+?) \| (?:" + "|".join(_SAID.values()) + r") \| .*\|)$", text, re.MULTILINE)
-    return {name: line for line, name in found}
+    return {name: line for line, name in found if name != "estimator"}
 
 
 def agrees(case: Case, found: Verdict, text: str) -> str:

@@ -74,7 +74,9 @@ def load(
     settings.check()
     if max_bytes < 1:
         raise ValueError(f"max_bytes={max_bytes} is no number of bytes")
-    return Function(find(source, sample, straight_through, variable, method), settings, int(max_bytes), straight_through)
+    return Function(
+        find(source, sample, straight_through, variable, method), settings, int(max_bytes), straight_through
+    )
 
 
 class Function:

@@ -155,7 +155,8 @@ def _origin(source: str | os.PathLike[str] | bytes, columns: Sequence[str] | Non
 
 def _no_methods(method: Any, source: Any) -> ModelReadError:
     return ModelReadError(
-        f"method={method!r} is of use only with an estimator of scikit-learn, and {_describe(source)} is none; leave it out"
+        f"method={method!r} is of use only with an estimator of scikit-learn, and {_describe(source)} is none; "
+        "leave it out"
     )
 
 

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn import linear_model, model_selection, preprocessing
-from sklearn.base import is_classifier, is_regressor
-from sklearn.exceptions import ConvergenceWarning
+from sklearn import linear_model, preprocessing
+from sklearn.base import is_classifier
 from sklearn.experimental import enable_halving_search_cv, enable_iterative_imputer  # noqa: F401
-from sklearn.gaussian_process import kernels
 from sklearn.utils import all_estimators
 
 KINDS: dict[str, type] = dict(all_estimators())
@@ -24,9 +22,17 @@ COUNTS = rng.poisson(2.0, size=(N, WIDTH)).astype(float)
 CODES = rng.integers(0, 3, size=(N, WIDTH)).astype(float)
 HOLES = np.where(rng.random(X.shape) < 0.1, np.nan, X)
 LABELED: dict[str, Any] = {
-    "X": X, "positive": POSITIVE, "counts": COUNTS, "codes": CODES, "holes": HOLES, "line": X[:, :1],
-    "kernel": X @ X.T, "texts": ["one two", "two three", "three"] * 20, "labels": rng.integers(0, 3, N),
-    "records": [{"a": 1.0, "b": 2.0}] * N, "sets": [("a", "b"), ("b", "c")] * 30,
+    "X": X,
+    "positive": POSITIVE,
+    "counts": COUNTS,
+    "codes": CODES,
+    "holes": HOLES,
+    "line": X[:, :1],
+    "kernel": X @ X.T,
+    "texts": ["one two", "two three", "three"] * 20,
+    "labels": rng.integers(0, 3, N),
+    "records": [{"a": 1.0, "b": 2.0}] * N,
+    "sets": [("a", "b"), ("b", "c")] * 30,
 }
 
 
@@ -192,7 +198,7 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "MiniBatchNMF": {"max_iter": 5},
     "LatentDirichletAllocation": {"max_iter": 1},
     "MissingIndicator": {"features": "all"},
-    **dict.fromkeys("Lasso LassoLars MultiTaskLasso ElasticNet MultiTaskElasticNet".split(), {"alpha": 0.01}),
+    **{name: {"alpha": 0.01} for name in "Lasso LassoLars MultiTaskLasso ElasticNet MultiTaskElasticNet".split()},
     "QuantileRegressor": {"alpha": 0.0},
     "GaussianProcessRegressor": {"alpha": 0.1},
     "OneHotEncoder": {"sparse_output": False, "handle_unknown": "ignore"},
@@ -242,6 +248,4 @@ def every_class() -> Iterator[Case]:
     """Yield one case for each public class of scikit-learn."""
     for name, kind in KINDS.items():
         arguments = _random(kind, _NEEDED.get(name, {}))
-        yield Case(
-            name, "", lambda kind=kind, a=arguments: kind(**a), _DATA.get(name, "X"), _TARGET.get(name, "")
-        )
+        yield Case(name, "", lambda kind=kind, a=arguments: kind(**a), _DATA.get(name, "X"), _TARGET.get(name, ""))

@@ -17,7 +17,7 @@ ARDRegression() m:predict_std
 AdditiveChi2Sampler(sample_steps=3) d:positive
 BaggingClassifier(SVC(), n_estimators=3, random_state=0)
 BaggingClassifier(SVC(), n_estimators=3, random_state=0) m:decision_function
-BaggingRegressor(MLPRegressor(hidden_layer_sizes=(3,), activation="tanh", max_iter=3), n_estimators=2, max_features=2, random_state=0)
+BaggingRegressor(MLPRegressor(hidden_layer_sizes=(3,), max_iter=3), n_estimators=2, max_features=2, random_state=0)
 BayesianGaussianMixture(n_components=2, covariance_type="diag", random_state=0) m:score_samples
 BayesianRidge() m:predict_std
 CCA(n_components=1) t:several m:transform

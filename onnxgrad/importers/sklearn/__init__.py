@@ -38,11 +38,15 @@ from onnxgrad.runtime.sources import Imported
 #: Name of the input where there is one for all features, and of the size of its axis of samples.
 INPUT, SAMPLES = "X", "N"
 
-#: Rows of the sample that the model is compared on, and the share of them that must agree: trees in float32, and
-#: labels that nearly tie, send a few rows the other way.
-_COMPARED, _AGREEING = 100, 0.9
+#: Rows of the sample that the model is compared on, and the share of them that must agree. Labels that nearly tie,
+#: neighbors that are equally far, and steps in float32 send a few rows the other way.
+_COMPARED, _AGREEING, _AGREEING_OF_STEPS = 100, 0.99, 0.9
+#: How near values must be: in float64, where something is computed in float32, and in float32.
+_NEAR, _NEAR_IN_PARTS, _NEAR_IN_SINGLE = 1e-6, 1e-4, 1e-3
 #: What takes categories, so that integers must stay integers.
 _ENCODERS = ("OneHotEncoder", "OrdinalEncoder", "TargetEncoder", "LabelEncoder")
+#: Where it may be a tie which points are the nearest.
+_WITH_TIES = ("NeighborsBase", "ClusterMixin", "NearestCentroid", "Isomap", "KNNImputer", "BaseLabelPropagation")
 #: The modules that enter the formulas.
 _FORMULAS = (decomposition, kernels, linear, meta, neighbors, preprocessing, probabilistic, trees)
 
@@ -75,9 +79,10 @@ def convert(estimator: Any, sample: Any, method: str | Sequence[str] | None = No
     rows = sample[:_COMPARED]
     name = type(estimator).__name__
     if _is_double(sample):
-        imported = Imported(_emitted(estimator, sample, methods, ir.DataType.DOUBLE), columns)
+        proto, borrowed = _emitted(estimator, sample, methods, ir.DataType.DOUBLE)
+        imported = Imported(proto, columns)
         try:
-            _check_agreement(imported, estimator, rows, methods, 1e-6)
+            _check_agreement(imported, estimator, rows, methods, _NEAR_IN_PARTS if borrowed else _NEAR)
         except RunError as refusal:  # some kernels are float32 only
             warnings.warn(
                 f"onnxruntime does not run this {name} in float64 ({refusal}); it is converted in float32",
@@ -85,8 +90,8 @@ def convert(estimator: Any, sample: Any, method: str | Sequence[str] | None = No
             )
         else:
             return imported
-    imported = Imported(_emitted(estimator, sample, methods, ir.DataType.FLOAT), columns)
-    _check_agreement(imported, estimator, rows, methods, 1e-3)
+    imported = Imported(_emitted(estimator, sample, methods, ir.DataType.FLOAT)[0], columns)
+    _check_agreement(imported, estimator, rows, methods, _NEAR_IN_SINGLE)
     return imported
 
 
@@ -121,7 +126,8 @@ def _checked(estimator: Any, sample: Any) -> Any:
     wanted = getattr(estimator, "n_features_in_", None)
     if wanted is not None and sample.shape[1] != wanted:
         raise ModelReadError(
-            f"the sample has {sample.shape[1]} features, and this {name} was fitted on {wanted}; pass rows as for fitting"
+            f"the sample has {sample.shape[1]} features, and this {name} was fitted on {wanted}; "
+            "pass rows as for fitting"
         )
     return sample
 
@@ -170,8 +176,10 @@ def _check_takes_features(estimator: Any) -> None:
 # --- emission ---------------------------------------------------------------------------------------
 
 
-def _emitted(estimator: Any, sample: Any, methods: Sequence[str], dtype: ir.DataType) -> onnx.ModelProto:
-    """Return the model."""
+def _emitted(
+    estimator: Any, sample: Any, methods: Sequence[str], dtype: ir.DataType
+) -> tuple[onnx.ModelProto, Sequence[str]]:
+    """Return the model, and the names of the estimators in it that skl2onnx wrote."""
     graph = ir.Graph([], [], nodes=[], opset_imports={"": WORKING_OPSET}, name=type(estimator).__name__)
     model = ir.Model(graph, ir_version=10, producer_name="onnxgrad")
     g = Emitter(Builder(model), dtype)
@@ -189,14 +197,14 @@ def _emitted(estimator: Any, sample: Any, methods: Sequence[str], dtype: ir.Data
     except Unsupported as refusal:
         raise ModelReadError(_refused(g.path, refusal)) from refusal
     if g.narrow and dtype == ir.DataType.DOUBLE:
+        names = ", ".join(sorted(set(g.narrow)))
         warnings.warn(
-            f"there is no float64 for {', '.join(sorted(set(g.narrow)))}: skl2onnx or onnxruntime do without, so that is "
-            "converted in float32",
+            f"skl2onnx or onnxruntime have no float64 for {names}; that is converted in float32",
             stacklevel=level_outside(),
         )
     graph.outputs.extend(values)
     g.op.finish(values)
-    return to_proto(model)
+    return to_proto(model), g.borrowed
 
 
 def _refused(path: Sequence[tuple[str, Any]], refusal: Unsupported) -> str:
@@ -245,7 +253,10 @@ def _check_agreement(imported: Imported, estimator: Any, rows: Any, methods: Seq
         parts = expected if isinstance(expected, list) else [expected]
         names = [method] if len(parts) == 1 else [f"{method}_{i}" for i in range(len(parts))]
         for name, part in zip(names, parts, strict=True):
-            _compare(type(estimator).__name__, method, np.asarray(outputs[name]), part, tolerance)
+            steps = method == "predict" and hasattr(estimator, "classes_")
+            steps = steps or tolerance > _NEAR or _contains(estimator, _WITH_TIES)
+            share = _AGREEING_OF_STEPS if steps else _AGREEING
+            _compare(type(estimator).__name__, method, np.asarray(outputs[name]), part, tolerance, share)
 
 
 def _expected(estimator: Any, method: str, rows: Any) -> Any:
@@ -258,13 +269,13 @@ def _expected(estimator: Any, method: str, rows: Any) -> Any:
             found = getattr(estimator, method)(rows)
     except Exception as error:
         raise ModelReadError(
-            f"this {type(estimator).__name__} does not take the sample itself: {' '.join(str(error).split())}; pass rows "
-            "as for fitting (a data frame, if it was fitted on one)"
+            f"this {type(estimator).__name__} does not take the sample itself: {' '.join(str(error).split())}; "
+            "pass rows as for fitting (a data frame, if it was fitted on one)"
         ) from error
     return found.toarray() if hasattr(found, "toarray") else found
 
 
-def _compare(name: str, method: str, found: Any, expected: Any, tolerance: float) -> None:
+def _compare(name: str, method: str, found: Any, expected: Any, tolerance: float, share: float) -> None:
     expected = np.asarray(expected)
     if not len(expected):
         return
@@ -283,7 +294,7 @@ def _compare(name: str, method: str, found: Any, expected: Any, tolerance: float
         near = np.isclose(found, expected, rtol=tolerance, atol=scale, equal_nan=True)
         with np.errstate(invalid="ignore"):
             worst = f"off by up to {np.nanmax(np.abs(found - expected), initial=0):.3g}"
-    if near.all(axis=1).mean() < _AGREEING:
+    if near.all(axis=1).mean() < share:
         raise ModelReadError(
             f"the model made of this {name} computes something else: on the sample it is {worst} from `{method}`; "
             "replace the step that is at fault, or report it"

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from onnxgrad.graph.tensor import Tensor
-from onnxgrad.importers.sklearn.emitter import Emitter, formula, refuse
+from onnxgrad.importers.sklearn.emitter import Emitter, Given, formula, refuse
 from onnxgrad.importers.sklearn.kernels import kernel_projection
 from onnxgrad.importers.sklearn.neighbors import nearest
 
 
-def _project(g: Emitter, x: Any, mean: Any, matrix: Any) -> Tensor:
+def _project(g: Emitter, x: Given, mean: Any, matrix: Any) -> Tensor:
     x = g.numbers(x)
     if mean is not None:
         x = x - g.weight("mean_", mean)
@@ -20,7 +20,7 @@ def _project(g: Emitter, x: Any, mean: Any, matrix: Any) -> Tensor:
 
 
 @formula("PCA IncrementalPCA", "transform")
-def principal(g: Emitter, model: Any, x: Any) -> Tensor:
+def principal(g: Emitter, model: Any, x: Given) -> Tensor:
     """``(x - m) Wᵀ``, over the deviations on request."""
     matrix = model.components_.T
     if model.whiten:
@@ -30,26 +30,26 @@ def principal(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("PCA IncrementalPCA", "inverse_transform")
-def unprincipal(g: Emitter, model: Any, y: Any) -> Tensor:
+def unprincipal(g: Emitter, model: Any, y: Given) -> Tensor:
     """``y W + m``."""
     scale = np.sqrt(model.explained_variance_)[:, None] if model.whiten else 1
     return g.numbers(y) @ g.weight("components_", scale * model.components_) + g.weight("mean_", model.mean_)
 
 
 @formula("TruncatedSVD NeighborhoodComponentsAnalysis GaussianRandomProjection SparseRandomProjection", "transform")
-def projected(g: Emitter, model: Any, x: Any) -> Tensor:
+def projected(g: Emitter, model: Any, x: Given) -> Tensor:
     """``x Wᵀ``."""
     return _project(g, x, None, model.components_.T)
 
 
 @formula("FastICA", "transform")
-def independent(g: Emitter, model: Any, x: Any) -> Tensor:
+def independent(g: Emitter, model: Any, x: Given) -> Tensor:
     """``(x - m) Wᵀ``."""
     return _project(g, x, model.mean_ if model.whiten else None, model.components_.T)
 
 
 @formula("FactorAnalysis", "transform")
-def factors(g: Emitter, model: Any, x: Any) -> Tensor:
+def factors(g: Emitter, model: Any, x: Given) -> Tensor:
     """``(x - m) Ψ⁻¹ Wᵀ (I + W Ψ⁻¹ Wᵀ)⁻¹``; Bishop (2006), (12.66)."""
     w = model.components_
     scaled = w / model.noise_variance_
@@ -57,18 +57,19 @@ def factors(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("SparsePCA MiniBatchSparsePCA", "transform")
-def sparse_principal(g: Emitter, model: Any, x: Any) -> Tensor:
+def sparse_principal(g: Emitter, model: Any, x: Given) -> Tensor:
     """``(x - m) Wᵀ (W Wᵀ + α I)⁻¹``, a ridge regression on the components."""
     w = model.components_
     return _project(g, x, model.mean_, np.linalg.solve(w @ w.T + model.ridge_alpha * np.eye(len(w)), w).T)
 
 
 @formula("DictionaryLearning MiniBatchDictionaryLearning SparseCoder", "transform")
-def sparse_code(g: Emitter, model: Any, x: Any) -> Tensor:
+def sparse_code(g: Emitter, model: Any, x: Given) -> Tensor:
     """Products with the atoms, shrunk toward zero by α."""
     refuse(
         model.transform_algorithm != "threshold",
-        f"its codes come from a search (transform_algorithm={model.transform_algorithm!r}) that runs anew for each sample",
+        f"its codes come from a search (transform_algorithm={model.transform_algorithm!r}) that runs anew for each "
+        "sample",
         "set transform_algorithm='threshold'",
     )
     op = g.op
@@ -83,7 +84,7 @@ def sparse_code(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("FeatureAgglomeration", "transform")
-def pooled(g: Emitter, model: Any, x: Any) -> Tensor:
+def pooled(g: Emitter, model: Any, x: Given) -> Tensor:
     """Means, maxima or minima of groups of features."""
     x, reduce = g.numbers(x), {np.max: "ReduceMax", np.min: "ReduceMin"}.get(model.pooling_func)
     if reduce is not None:
@@ -95,7 +96,7 @@ def pooled(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("Isomap", "transform")
-def isomap(g: Emitter, model: Any, x: Any) -> Tensor:
+def isomap(g: Emitter, model: Any, x: Given) -> Tensor:
     """The kernel projection of the shortest paths: to one of the nearest, and on from there."""
     op = g.op
     refuse(model.n_neighbors is None, "its neighbors are those in a radius", "use n_neighbors")

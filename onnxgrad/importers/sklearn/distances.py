@@ -97,7 +97,9 @@ def _of_product(g: Emitter, product: Tensor, name: str, gamma: float, degree: fl
     return g.op.Tanh(inner) if name == "sigmoid" else g.op.Pow(inner, float(degree))
 
 
-def kernel_with_itself(g: Emitter, x: Tensor, name: str, gamma: float | None, degree: float = 3, coef0: float = 1) -> Tensor:
+def kernel_with_itself(
+    g: Emitter, x: Tensor, name: str, gamma: float | None, degree: float = 3, coef0: float = 1
+) -> Tensor:
     """A kernel of each sample with itself, ``(N, 1)``."""
     if name in ("rbf", "laplacian", "chi2", "cosine"):
         return g.constant(1.0)
@@ -206,7 +208,10 @@ def _periodic(g: Emitter, k: Any, x: Tensor, points: Array) -> Tensor:
     else:
         f = frequency**2
         square = _even(
-            g, g.total(d * d, keepdims=False), lambda d: op.Sin(d * frequency) * op.Sin(d * frequency), (0, f, -f * f / 3)
+            g,
+            g.total(d * d, keepdims=False),
+            lambda d: op.Sin(d * frequency) * op.Sin(d * frequency),
+            (0, f, -f * f / 3),
         )
     return op.Exp(square * (-2 / float(k.length_scale) ** 2))
 

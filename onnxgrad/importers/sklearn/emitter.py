@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.tensor import Tensor
-
 
 INT64 = ir.DataType.INT64
 
@@ -29,16 +28,21 @@ class Columns(dict[str, Tensor]):
     """The columns of a data frame by name, each ``(N, 1)``."""
 
 
+#: What an estimator is given: a matrix, or the columns of a data frame.
+Given = Tensor | Columns
 #: What a method of an estimator gives: ``formula(g, estimator, x)``; numbers as ``(N, k)``, labels as ``(N,)``.
 Formula = Callable[["Emitter", Any, Any], Any]
 
 _FORMULAS: dict[tuple[str, str], Formula] = {}
 
 
-def formula(names: str, method: str) -> Callable[[Formula], Formula]:
+_F = TypeVar("_F", bound=Formula)
+
+
+def formula(names: str, method: str) -> Callable[[_F], _F]:
     """Enter a formula for a method of some classes of scikit-learn, given by their names."""
 
-    def enter(function: Formula) -> Formula:
+    def enter(function: _F) -> _F:
         for name in names.split():
             assert (name, method) not in _FORMULAS, f"there are two formulas for {name}.{method}"
             _FORMULAS[name, method] = function
@@ -66,23 +70,27 @@ class Emitter:
         op: the builder: ``g.op.Exp(x)`` emits any operator.
         dtype: the type of numbers.
         path: the steps that lead to the estimator at hand, with their estimators.
-        narrow: names of the estimators that are computed in float32 all the same.
+        borrowed: names of the estimators that are written by skl2onnx.
+        narrow: names of those of them that are computed in float32 all the same.
     """
 
     def __init__(self, op: Builder, dtype: ir.DataType) -> None:
         self.op = op
         self.dtype = dtype
         self.path: list[tuple[str, Any]] = []
+        self.borrowed: list[str] = []
         self.narrow: list[str] = []
 
     # --- estimators ------------------------------------------------------------------------------
 
-    def call(self, estimator: Any, method: str, x: Any, step: str | None = None) -> Any:
+    def call(self, estimator: Any, method: str, x: Given, step: str | None = None) -> Any:
         """Emit what a method of an estimator gives; `step` is what a user calls the estimator, where it is a part."""
         from onnxgrad.importers.sklearn.leaves import leaf
 
         self.path.append((step or "", estimator))
-        named = self.op.named_after("/".join(name for name, _ in self.path if name)) if step else contextlib.nullcontext()
+        named = (
+            self.op.named_after("/".join(name for name, _ in self.path if name)) if step else contextlib.nullcontext()
+        )
         with named:
             found = formula_of(estimator, method)
             if found is None:
@@ -92,7 +100,7 @@ class Emitter:
         self.path.pop()  # stays where it failed
         return result
 
-    def numbers(self, x: Any) -> Tensor:
+    def numbers(self, x: Given) -> Tensor:
         """Return an input as one matrix of numbers."""
         op = self.op
         if isinstance(x, Columns):
@@ -112,13 +120,21 @@ class Emitter:
     def weight(self, name: str, array: Any) -> Tensor:
         """Return an attribute of an estimator as a weight that can be found, and differentiated by, under its name."""
         values = np.asarray(array.toarray() if hasattr(array, "toarray") else array)
-        values = np.ascontiguousarray(values.astype(self.dtype.numpy()))
+        return self._initializer(name, ir.tensor(np.ascontiguousarray(values.astype(self.dtype.numpy()))))
+
+    def texts(self, name: str, texts: Sequence[Any]) -> Tensor:
+        """Return texts, such as labels."""
+        shape = ir.Shape([len(texts)])
+        return self._initializer(name, ir.StringTensor([str(text).encode() for text in texts], shape=shape))
+
+    def _initializer(self, name: str, tensor: Any) -> Tensor:
         full = self.op.unique_name(f"{self.op.scope}/{name}" if self.op.scope else name)
-        value = ir.Value(name=full, const_value=ir.tensor(values, name=full))
+        tensor.name = full
+        value = ir.Value(name=full, const_value=tensor)
         self.op.model.graph.register_initializer(value)
-        tensor = self.op.declare(value, (self.dtype, values.shape))
-        assert tensor is not None
-        return tensor
+        declared = self.op.declare(value, (tensor.dtype, tuple(tensor.shape.numpy())))
+        assert declared is not None
+        return declared
 
     def constant(self, array: Any) -> Tensor:
         """Return numbers that are part of a formula."""
@@ -126,7 +142,7 @@ class Emitter:
 
     # --- shorthands ------------------------------------------------------------------------------
 
-    def columns(self, x: Tensor, chosen: Sequence[int]) -> Tensor:
+    def columns(self, x: Tensor, chosen: Iterable[Any]) -> Tensor:
         """Return some columns of a matrix, in the order given."""
         chosen = [int(i) for i in chosen]
         if chosen == list(range(int(x.shape[1]))):
@@ -149,10 +165,8 @@ class Emitter:
         """Return the elements of a list at some positions: labels, of any type."""
         values = np.asarray(values)
         if values.dtype.kind in "OUS":
-            known = self.op.constant(np.asarray([str(v) for v in values], dtype=object), ir.DataType.STRING)
-        elif values.dtype.kind == "f":
-            known = self.constant(values)
-        else:
+            known = self.texts("classes_", values)
+        else:  # floating-point numbers among them are whole: scikit-learn takes no others for classes
             known = self.op.constant(values.astype(np.int64))
         return self.op.Gather(known, index, axis=0)
 

@@ -84,7 +84,7 @@ def interpolate(g: Emitter, x: Tensor, knots: Array, values: Array) -> Tensor:
 
     At a knot that is there more than once, where the function jumps, it is the mean of both sides.
     """
-    op, (count, width) = g.op, knots.shape
+    op, width = g.op, knots.shape[1]
     knots, values = (np.asarray(a, np.float64) for a in (knots, values))
     runs, rises = np.diff(knots, axis=0), np.diff(values, axis=0)
     slopes = np.divide(rises, runs, out=np.zeros_like(runs), where=runs > 0)
@@ -100,11 +100,6 @@ def interpolate(g: Emitter, x: Tensor, knots: Array, values: Array) -> Tensor:
         place = passed * width + column
         found.append(op.Gather(height, place) + op.Gather(slope, place) * (x - op.Gather(start, place)))
     return 0.5 * (found[0] + found[1])
-
-
-
-
-
 
 
 # --- what numpy calls functions of one argument -------------------------------------------------------

@@ -9,14 +9,14 @@ import numpy as np
 
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.importers.sklearn import distances
-from onnxgrad.importers.sklearn.emitter import INT64, Emitter, formula, refuse
+from onnxgrad.importers.sklearn.emitter import INT64, Emitter, Given, formula, refuse
 from onnxgrad.importers.sklearn.functions import cos, erf
 from onnxgrad.importers.sklearn.linear import affine, two_classes
 
 # --- support vectors ------------------------------------------------------------------------------------
 
 
-def _support(g: Emitter, model: Any, x: Any) -> Tensor:
+def _support(g: Emitter, model: Any, x: Given) -> Tensor:
     """Kernels between samples and the support vectors."""
     return distances.kernel(
         g, g.numbers(x), model.support_vectors_, model.kernel, model._gamma, model.degree, model.coef0
@@ -29,18 +29,18 @@ def _dense(array: Any) -> np.ndarray[Any, Any]:
 
 @formula("SVR NuSVR", "predict")
 @formula("OneClassSVM", "decision_function")
-def support_sum(g: Emitter, model: Any, x: Any) -> Tensor:
+def support_sum(g: Emitter, model: Any, x: Given) -> Tensor:
     """``Σ aᵢ k(x, xᵢ) + b``."""
-    return affine(g, _support(g, model, x), _dense(model.dual_coef_), model.intercept_)
+    return affine(g, _support(g, model, x), _dense(model.dual_coef_), model.intercept_, "dual_coef_")
 
 
 @formula("OneClassSVM", "score_samples")
-def support_score(g: Emitter, model: Any, x: Any) -> Tensor:
+def support_score(g: Emitter, model: Any, x: Given) -> Tensor:
     """``Σ aᵢ k(x, xᵢ)``."""
-    return affine(g, _support(g, model, x), _dense(model.dual_coef_), 0)
+    return affine(g, _support(g, model, x), _dense(model.dual_coef_), 0, "dual_coef_")
 
 
-def _pairs(g: Emitter, model: Any, x: Any) -> Tensor:
+def _pairs(g: Emitter, model: Any, x: Given) -> Tensor:
     """One score for each pair of classes; positive for the first of the two."""
     ends = np.cumsum([0, *model.n_support_])
     of = [slice(a, b) for a, b in itertools.pairwise(ends)]
@@ -48,11 +48,11 @@ def _pairs(g: Emitter, model: Any, x: Any) -> Tensor:
     coef = np.zeros((n * (n - 1) // 2, ends[-1]))
     for row, (i, j) in enumerate(itertools.combinations(range(n), 2)):
         coef[row, of[i]], coef[row, of[j]] = dual[j - 1, of[i]], dual[i, of[j]]
-    return affine(g, _support(g, model, x), coef, model.intercept_)
+    return affine(g, _support(g, model, x), coef, model.intercept_, "dual_coef_")
 
 
 @formula("SVC NuSVC", "decision_function")
-def support_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+def support_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """Scores for each pair of classes, or for each class."""
     if len(model.classes_) == 2:
         return support_sum(g, model, x)
@@ -75,7 +75,7 @@ def votes(g: Emitter, confidences: Tensor, n: int, second: Tensor | None = None)
 
 
 @formula("SVC NuSVC", "index")
-def support_index(g: Emitter, model: Any, x: Any) -> Tensor:
+def support_index(g: Emitter, model: Any, x: Given) -> Tensor:
     """The class with the most votes."""
     op, n = g.op, len(model.classes_)
     if n == 2:
@@ -98,7 +98,7 @@ def _covariance(g: Emitter, k: Any, x: Tensor, points: Any) -> Tensor:
 
 
 @formula("GaussianProcessRegressor", "predict")
-def process(g: Emitter, model: Any, x: Any) -> Tensor:
+def process(g: Emitter, model: Any, x: Given) -> Tensor:
     """The mean, ``k(x, X) α``."""
     x = g.numbers(x)
     refuse(not hasattr(model, "X_train_"), "it is not fitted", "call its fit")
@@ -111,12 +111,14 @@ def process(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("GaussianProcessRegressor", "predict_std")
-def process_std(g: Emitter, model: Any, x: Any) -> Tensor:
+def process_std(g: Emitter, model: Any, x: Given) -> Tensor:
     """The standard deviation, ``√(k(x, x) - ‖L⁻¹ k(X, x)‖²)``; Rasmussen and Williams (2006), algorithm 2.1."""
     op, x = g.op, g.numbers(x)
     rest = _explained(g, model.L_, None, _covariance(g, model.kernel_, x, model.X_train_))
     var = distances.variance(g, model.kernel_, x) - rest
-    return op.Sqrt(op.Where(op.Less(var, 0), 0, var)) * g.weight("_y_train_std", np.atleast_1d(model._y_train_std)[None])
+    return op.Sqrt(op.Where(op.Less(var, 0), 0, var)) * g.weight(
+        "_y_train_std", np.atleast_1d(model._y_train_std)[None]
+    )
 
 
 def _explained(g: Emitter, factor: Any, scale: Any, k: Tensor) -> Tensor:
@@ -135,14 +137,14 @@ def _latent_mean(g: Emitter, model: Any, k: Tensor) -> Tensor:
 
 
 @formula("_BinaryGaussianProcessClassifierLaplace", "index")
-def process_index(g: Emitter, model: Any, x: Any) -> Tensor:
+def process_index(g: Emitter, model: Any, x: Given) -> Tensor:
     """Whether the mean of the latent function is positive."""
     mean = _latent_mean(g, model, _covariance(g, model.kernel_, g.numbers(x), model.X_train_))
     return g.op.cast(g.op.squeeze(g.op.Greater(mean, 0), [1]), INT64)
 
 
 @formula("_BinaryGaussianProcessClassifierLaplace", "predict_proba")
-def process_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+def process_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """The logistic function, as a sum of five error functions, averaged over the normal distribution of the latent
     function: Rasmussen and Williams (2006), algorithm 3.2; Williams and Barber (1998), appendix A.
     """
@@ -160,13 +162,13 @@ def process_classes(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("GaussianProcessClassifier", "predict_proba")
-def process_proba(g: Emitter, model: Any, x: Any) -> Tensor:
+def process_proba(g: Emitter, model: Any, x: Given) -> Tensor:
     """Of one binary process, or of one for each class."""
     return g.call(model.base_estimator_, "predict_proba", x)  # type: ignore[no-any-return]
 
 
 @formula("GaussianProcessClassifier", "index")
-def process_which(g: Emitter, model: Any, x: Any) -> Tensor:
+def process_which(g: Emitter, model: Any, x: Given) -> Tensor:
     """As the binary processes say."""
     return g.call(model.base_estimator_, "index", x)  # type: ignore[no-any-return]
 
@@ -174,7 +176,7 @@ def process_which(g: Emitter, model: Any, x: Any) -> Tensor:
 # --- kernel ridge, features made of kernels -------------------------------------------------------------
 
 
-def _named(g: Emitter, model: Any, x: Any, points: Any) -> Tensor:
+def _named(g: Emitter, model: Any, x: Given, points: Any) -> Tensor:
     """A kernel with the parameters of an estimator."""
     degree, coef0 = model.degree, model.coef0
     refuse(
@@ -189,7 +191,7 @@ def _named(g: Emitter, model: Any, x: Any, points: Any) -> Tensor:
 
 
 @formula("KernelRidge", "predict")
-def ridge(g: Emitter, model: Any, x: Any) -> Tensor:
+def ridge(g: Emitter, model: Any, x: Given) -> Tensor:
     """``k(x, X) c``."""
     refuse(model.kernel == "precomputed", "its kernel is precomputed", "let it compute the kernel")
     dual = model.dual_coef_.reshape(len(model.dual_coef_), -1)
@@ -197,7 +199,7 @@ def ridge(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("Nystroem", "transform")
-def nystroem(g: Emitter, model: Any, x: Any) -> Tensor:
+def nystroem(g: Emitter, model: Any, x: Given) -> Tensor:
     """``k(x, C) Nᵀ``."""
     return _named(g, model, x, model.components_) @ g.weight("normalization_", model.normalization_.T)
 
@@ -210,7 +212,7 @@ def centered(g: Emitter, centerer: Any, k: Tensor) -> Tensor:
 
 
 @formula("KernelCenterer", "transform")
-def center(g: Emitter, model: Any, x: Any) -> Tensor:
+def center(g: Emitter, model: Any, x: Given) -> Tensor:
     """See `centered`."""
     return centered(g, model, g.numbers(x))
 
@@ -223,21 +225,23 @@ def kernel_projection(g: Emitter, model: Any, k: Tensor) -> Tensor:
 
 
 @formula("KernelPCA", "transform")
-def kernel_pca(g: Emitter, model: Any, x: Any) -> Tensor:
+def kernel_pca(g: Emitter, model: Any, x: Given) -> Tensor:
     """See `kernel_projection`."""
     x = g.numbers(x)
     return kernel_projection(g, model, x if model.kernel == "precomputed" else _named(g, model, x, model.X_fit_))
 
 
 @formula("RBFSampler", "transform")
-def random_waves(g: Emitter, model: Any, x: Any) -> Tensor:
+def random_waves(g: Emitter, model: Any, x: Given) -> Tensor:
     """``√(2/n) cos(x W + b)``."""
-    phase = g.numbers(x) @ g.weight("random_weights_", model.random_weights_) + g.weight("random_offset_", model.random_offset_)
+    phase = g.numbers(x) @ g.weight("random_weights_", model.random_weights_) + g.weight(
+        "random_offset_", model.random_offset_
+    )
     return cos(g, phase) * float(np.sqrt(2 / model.n_components))
 
 
 @formula("SkewedChi2Sampler", "transform")
-def skewed_waves(g: Emitter, model: Any, x: Any) -> Tensor:
+def skewed_waves(g: Emitter, model: Any, x: Given) -> Tensor:
     """``√(2/n) cos(log(x + c) W + b)``."""
     logs = g.op.Log(g.numbers(x) + float(model.skewedness))
     phase = logs @ g.weight("random_weights_", model.random_weights_) + g.weight("random_offset_", model.random_offset_)
@@ -245,14 +249,14 @@ def skewed_waves(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("AdditiveChi2Sampler", "transform")
-def additive_waves(g: Emitter, model: Any, x: Any) -> Tensor:
+def additive_waves(g: Emitter, model: Any, x: Given) -> Tensor:
     """``√(x L)``, and ``√(2 x L / cosh(π j L))`` times the cosine and sine of ``j L log x``; zero where x is.
 
     Vedaldi and Zisserman (2012).
     """
     op, x = g.op, g.numbers(x)
-    step = model.sample_interval or {1: 0.8, 2: 0.5, 3: 0.4}.get(model.sample_steps)
-    refuse(step is None, "it has no sample_interval", "give one")
+    known = {1: 0.8, 2: 0.5, 3: 0.4}
+    step = float(known[model.sample_steps] if model.sample_interval is None else model.sample_interval)
     zero = op.Equal(x, 0)
     some = op.Where(zero, 1, x)
     parts = [op.Where(zero, 0, op.Sqrt(some * step))]
@@ -264,7 +268,7 @@ def additive_waves(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("PolynomialCountSketch", "transform")
-def count_sketch(g: Emitter, model: Any, x: Any) -> Tensor:
+def count_sketch(g: Emitter, model: Any, x: Given) -> Tensor:
     """The inverse Fourier transform of a product of Fourier transforms of sketches, each of them linear."""
     x, n = g.numbers(x), model.n_components
     wave = np.exp(-2j * np.pi * np.outer(np.arange(n), np.arange(n)) / n)

@@ -1,4 +1,4 @@
-"""Estimators that there is no formula for: trees, encoders, whatever else skl2onnx converts. Their models are put in."""
+"""Estimators that there is no formula for: encoders of texts, and whatever else skl2onnx converts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxgrad.errors import ModelReadError
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.importers.sklearn import outputs, preprocessing
-from onnxgrad.importers.sklearn.emitter import Columns, Emitter, Unsupported
+from onnxgrad.importers.sklearn.emitter import Columns, Emitter, Given, Unsupported
 from onnxgrad.lowering import working_form
 from onnxgrad.model.opsets import WORKING_OPSET
 from onnxgrad.model.read import read
@@ -61,7 +61,7 @@ def hopeless(estimator: Any) -> Unsupported | None:
     return None
 
 
-def leaf(g: Emitter, estimator: Any, method: str, x: Any) -> Any:
+def leaf(g: Emitter, estimator: Any, method: str, x: Given) -> Any:
     """Emit what a method gives that there is no formula of its own for."""
     name = type(estimator).__name__
     ours = type(estimator).__module__.split(".")[0] == "sklearn"
@@ -79,13 +79,15 @@ def leaf(g: Emitter, estimator: Any, method: str, x: Any) -> Any:
     if method == "index":
         if hasattr(estimator, "predict_proba"):
             return g.largest(leaf(g, estimator, "predict_proba", x))
-        raise Unsupported(f"the classes that a {name} decides for cannot be counted", "use a classifier with probabilities")
+        raise Unsupported(
+            f"the classes that a {name} decides for cannot be counted", "use a classifier with probabilities"
+        )
     if method not in ("predict", "predict_proba", "decision_function", "transform"):
         raise Unsupported(f"there is no formula for its {method}", "ask for another method, or convert another step")
     return _converted(g, estimator, method, x)
 
 
-def _converted(g: Emitter, estimator: Any, method: str, x: Any) -> Tensor:
+def _converted(g: Emitter, estimator: Any, method: str, x: Given) -> Tensor:
     """Put in what skl2onnx makes of an estimator; in float32 where onnxruntime does not run it in float64."""
     single = _joined(g, x)
     dtype = single.dtype
@@ -99,6 +101,7 @@ def _converted(g: Emitter, estimator: Any, method: str, x: Any) -> Tensor:
     if narrow:
         proto, dtype = _convert(estimator, method, single, ir.DataType.FLOAT), ir.DataType.FLOAT
         g.narrow.append(type(estimator).__name__)
+    g.borrowed.append(type(estimator).__name__)
     model = working_form(read(proto))
     for domain, version in model.graph.opset_imports.items():
         g.op.model.graph.opset_imports.setdefault(domain, version)

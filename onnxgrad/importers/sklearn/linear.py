@@ -7,22 +7,22 @@ from typing import Any
 import numpy as np
 
 from onnxgrad.graph.tensor import Tensor
-from onnxgrad.importers.sklearn.emitter import Emitter, formula, refuse
+from onnxgrad.importers.sklearn.emitter import Emitter, Given, formula, refuse
 
 
-def affine(g: Emitter, x: Tensor, coef: Any, intercept: Any) -> Tensor:
+def affine(g: Emitter, x: Tensor, coef: Any, intercept: Any, name: str = "coef_") -> Tensor:
     """``x coefᵀ + intercept``, with one row of `coef` for each result."""
     coef = coef.toarray() if hasattr(coef, "toarray") else np.asarray(coef)
-    product = x @ g.weight("coef_", np.atleast_2d(coef).T)
+    product = x @ g.weight(name, np.atleast_2d(coef).T)
     intercept = np.asarray(intercept).reshape(-1)
     return product if not intercept.any() else product + g.weight("intercept_", intercept)
 
 
 @formula(
-    "ARDRegression BayesianRidge ElasticNet ElasticNetCV HuberRegressor Lars LarsCV Lasso LassoCV LassoLars LassoLarsCV "
-    "LassoLarsIC LinearRegression LinearSVR MultiTaskElasticNet MultiTaskElasticNetCV MultiTaskLasso MultiTaskLassoCV "
-    "OrthogonalMatchingPursuit OrthogonalMatchingPursuitCV PassiveAggressiveRegressor QuantileRegressor Ridge RidgeCV "
-    "SGDRegressor TheilSenRegressor",
+    "ARDRegression BayesianRidge ElasticNet ElasticNetCV HuberRegressor Lars LarsCV Lasso LassoCV LassoLars "
+    "LassoLarsCV LassoLarsIC LinearRegression LinearSVR MultiTaskElasticNet MultiTaskElasticNetCV MultiTaskLasso "
+    "MultiTaskLassoCV OrthogonalMatchingPursuit OrthogonalMatchingPursuitCV PassiveAggressiveRegressor "
+    "QuantileRegressor Ridge RidgeCV SGDRegressor TheilSenRegressor",
     "predict",
 )
 @formula(
@@ -30,13 +30,13 @@ def affine(g: Emitter, x: Tensor, coef: Any, intercept: Any) -> Tensor:
     "RidgeClassifierCV SGDClassifier LinearDiscriminantAnalysis",
     "decision_function",
 )
-def linear(g: Emitter, model: Any, x: Any) -> Tensor:
+def linear(g: Emitter, model: Any, x: Given) -> Tensor:
     """``x wᵀ + b``."""
     return affine(g, g.numbers(x), model.coef_, model.intercept_)
 
 
 @formula("BayesianRidge ARDRegression", "predict_std")
-def linear_std(g: Emitter, model: Any, x: Any) -> Tensor:
+def linear_std(g: Emitter, model: Any, x: Given) -> Tensor:
     """``√((x - m) Σ (x - m)ᵀ + 1/α)``, over the features that were kept."""
     x = g.numbers(x)
     if type(model).__name__ == "ARDRegression":
@@ -49,7 +49,7 @@ def linear_std(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("GammaRegressor PoissonRegressor TweedieRegressor", "predict")
-def generalized(g: Emitter, model: Any, x: Any) -> Tensor:
+def generalized(g: Emitter, model: Any, x: Given) -> Tensor:
     """``link⁻¹(x w + b)``."""
     raw = linear(g, model, x)
     link = type(model._base_loss.link).__name__
@@ -88,7 +88,7 @@ def softmax(g: Emitter, scores: Tensor) -> Tensor:
 
 
 @formula("LogisticRegression LogisticRegressionCV", "predict_proba")
-def logistic(g: Emitter, model: Any, x: Any) -> Tensor:
+def logistic(g: Emitter, model: Any, x: Given) -> Tensor:
     """Softmax of all scores, or the sigmoid of each, depending on how it was fitted."""
     scores = linear(g, model, x)
     choice = getattr(model, "multi_class", "auto")
@@ -99,13 +99,13 @@ def logistic(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("LinearDiscriminantAnalysis", "predict_proba")
-def discriminant(g: Emitter, model: Any, x: Any) -> Tensor:
+def discriminant(g: Emitter, model: Any, x: Given) -> Tensor:
     """Softmax of the scores."""
     return softmax(g, linear(g, model, x))
 
 
 @formula("SGDClassifier", "predict_proba")
-def sgd(g: Emitter, model: Any, x: Any) -> Tensor:
+def sgd(g: Emitter, model: Any, x: Given) -> Tensor:
     """Sigmoids, or ``(clip(s, -1, 1) + 1) / 2`` for the modified Huber loss, scaled to sum to one."""
     scores = linear(g, model, x)
     if model.loss != "modified_huber":
@@ -115,13 +115,13 @@ def sgd(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("SGDOneClassSVM", "decision_function")
-def one_class(g: Emitter, model: Any, x: Any) -> Tensor:
+def one_class(g: Emitter, model: Any, x: Given) -> Tensor:
     """``x w - offset``."""
     return affine(g, g.numbers(x), model.coef_, -model.offset_)
 
 
 @formula("SGDOneClassSVM", "score_samples")
-def one_class_score(g: Emitter, model: Any, x: Any) -> Tensor:
+def one_class_score(g: Emitter, model: Any, x: Given) -> Tensor:
     """``x w``."""
     return affine(g, g.numbers(x), model.coef_, 0)
 
@@ -130,27 +130,27 @@ def one_class_score(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("PLSRegression PLSCanonical CCA", "predict")
-def latent_predict(g: Emitter, model: Any, x: Any) -> Tensor:
+def latent_predict(g: Emitter, model: Any, x: Given) -> Tensor:
     """``(x - x̄) wᵀ + b``."""
     return affine(g, g.numbers(x) - g.weight("_x_mean", model._x_mean), model.coef_, model.intercept_)
 
 
 @formula("PLSRegression PLSCanonical CCA", "transform")
-def latent(g: Emitter, model: Any, x: Any) -> Tensor:
+def latent(g: Emitter, model: Any, x: Given) -> Tensor:
     """``(x - x̄) / s R``."""
     scaled = (g.numbers(x) - g.weight("_x_mean", model._x_mean)) / g.weight("_x_std", model._x_std)
     return scaled @ g.weight("x_rotations_", model.x_rotations_)
 
 
 @formula("PLSSVD", "transform")
-def latent_svd(g: Emitter, model: Any, x: Any) -> Tensor:
+def latent_svd(g: Emitter, model: Any, x: Given) -> Tensor:
     """``(x - x̄) / s W``."""
     scaled = (g.numbers(x) - g.weight("_x_mean", model._x_mean)) / g.weight("_x_std", model._x_std)
     return scaled @ g.weight("x_weights_", model.x_weights_)
 
 
 @formula("LinearDiscriminantAnalysis", "transform")
-def discriminant_transform(g: Emitter, model: Any, x: Any) -> Tensor:
+def discriminant_transform(g: Emitter, model: Any, x: Given) -> Tensor:
     """``(x - x̄) S``."""
     x = g.numbers(x)
     if model.solver == "svd":
@@ -163,7 +163,7 @@ def discriminant_transform(g: Emitter, model: Any, x: Any) -> Tensor:
 _ACTIVATIONS = {"identity": "Identity", "tanh": "Tanh", "logistic": "Sigmoid", "relu": "Relu", "exp": "Exp"}
 
 
-def _network(g: Emitter, model: Any, x: Any) -> Tensor:
+def _network(g: Emitter, model: Any, x: Given) -> Tensor:
     """``h ← activation(h W + b)``, layer by layer."""
     h, last = g.numbers(x), len(model.coefs_) - 1
     for i, (weights, bias) in enumerate(zip(model.coefs_, model.intercepts_, strict=True)):
@@ -180,14 +180,14 @@ formula("MLPRegressor", "predict")(_network)
 
 
 @formula("MLPClassifier", "predict_proba")
-def network_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+def network_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """The outputs of the network; the one of two classes as both."""
     y = _network(g, model, x)
     return two_classes(g, y) if y.shape[1] == 1 else y
 
 
 @formula("BernoulliRBM", "transform")
-def boltzmann(g: Emitter, model: Any, x: Any) -> Tensor:
+def boltzmann(g: Emitter, model: Any, x: Given) -> Tensor:
     """``sigmoid(x Wᵀ + c)``: probabilities of the hidden units."""
     return g.op.Sigmoid(
         g.numbers(x) @ g.weight("components_", model.components_.T)
@@ -198,7 +198,7 @@ def boltzmann(g: Emitter, model: Any, x: Any) -> Tensor:
 # --- constants ------------------------------------------------------------------------------------------
 
 
-def repeated(g: Emitter, x: Any, row: Any) -> Tensor:
+def repeated(g: Emitter, x: Given, row: Any) -> Tensor:
     """The same row for each sample."""
     x = next(iter(x.values())) if isinstance(x, dict) else x
     row = g.constant(np.asarray(row).reshape(1, -1))
@@ -206,13 +206,13 @@ def repeated(g: Emitter, x: Any, row: Any) -> Tensor:
 
 
 @formula("DummyRegressor", "predict")
-def dummy(g: Emitter, model: Any, x: Any) -> Tensor:
+def dummy(g: Emitter, model: Any, x: Given) -> Tensor:
     """A constant."""
     return repeated(g, x, model.constant_)
 
 
 @formula("DummyClassifier", "predict_proba")
-def dummy_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+def dummy_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """The shares of the classes, or all on one."""
     refuse(model.strategy == "stratified", "strategy='stratified' draws at random", "use strategy='prior'")
     refuse(model.n_outputs_ > 1, "it has several outputs", "fit one for each output")

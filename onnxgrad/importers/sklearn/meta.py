@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxgrad.graph.tensor import Tensor
-from onnxgrad.importers.sklearn.emitter import INT64, Columns, Emitter, formula, refuse
+from onnxgrad.importers.sklearn.emitter import INT64, Columns, Emitter, Given, formula, refuse
 from onnxgrad.importers.sklearn.kernels import votes
 from onnxgrad.importers.sklearn.linear import shares, softmax, two_classes
 
@@ -29,7 +29,7 @@ _WRAPPERS = {
 
 
 def _hand_on(method: str, attribute: str) -> Any:
-    def wrapped(g: Emitter, model: Any, x: Any) -> Any:
+    def wrapped(g: Emitter, model: Any, x: Given) -> Any:
         inner = getattr(model, attribute, None) or model.estimator
         return g.call(inner, method, x, attribute.rstrip("_"))
 
@@ -42,7 +42,7 @@ for _names, (_attribute, _handed) in _WRAPPERS.items():
 
 
 def _selected(method: str) -> Any:
-    def wrapped(g: Emitter, model: Any, x: Any) -> Any:
+    def wrapped(g: Emitter, model: Any, x: Given) -> Any:
         return g.call(model.estimator_, method, g.call(model, "transform", x), "estimator")
 
     return wrapped
@@ -60,7 +60,7 @@ def _steps(model: Any) -> list[tuple[str, Any]]:
 
 
 def _through(method: str) -> Any:
-    def wrapped(g: Emitter, model: Any, x: Any) -> Any:
+    def wrapped(g: Emitter, model: Any, x: Given) -> Any:
         steps = _steps(model)
         if method == "transform" and not steps:
             return x
@@ -76,7 +76,7 @@ for _method in _METHODS:
 
 
 @formula("Pipeline", "inverse_transform")
-def back(g: Emitter, model: Any, y: Any) -> Any:
+def back(g: Emitter, model: Any, y: Given) -> Any:
     """All steps undone, the last one first."""
     for name, step in reversed(_steps(model)):
         y = g.call(step, "inverse_transform", y, name)
@@ -84,7 +84,7 @@ def back(g: Emitter, model: Any, y: Any) -> Any:
 
 
 @formula("FeatureUnion", "transform")
-def union(g: Emitter, model: Any, x: Any) -> Tensor:
+def union(g: Emitter, model: Any, x: Given) -> Tensor:
     """The results of all, side by side, each with its weight."""
     parts = []
     weights = model.transformer_weights or {}
@@ -97,7 +97,7 @@ def union(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("ColumnTransformer", "transform")
-def by_columns(g: Emitter, model: Any, x: Any) -> Tensor:
+def by_columns(g: Emitter, model: Any, x: Given) -> Tensor:
     """Some columns to each, and the results side by side."""
     parts = []
     weights = model.transformer_weights or {}
@@ -113,7 +113,7 @@ def by_columns(g: Emitter, model: Any, x: Any) -> Tensor:
     return g.join(parts)
 
 
-def _picked(g: Emitter, x: Any, chosen: Sequence[int]) -> Any:
+def _picked(g: Emitter, x: Given, chosen: Sequence[int]) -> Any:
     """Some columns; those of texts as one matrix."""
     if not isinstance(x, Columns):
         return g.columns(x, chosen)
@@ -124,7 +124,7 @@ def _picked(g: Emitter, x: Any, chosen: Sequence[int]) -> Any:
 
 
 @formula("TransformedTargetRegressor", "predict")
-def targets(g: Emitter, model: Any, x: Any) -> Tensor:
+def targets(g: Emitter, model: Any, x: Given) -> Tensor:
     """The predictions, with what was done to the targets undone."""
     y = g.call(model.regressor_, "predict", x, "regressor")
     return g.call(model.transformer_, "inverse_transform", y, "transformer")  # type: ignore[no-any-return]
@@ -134,25 +134,25 @@ def targets(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("MultiOutputRegressor", "predict")
-def several(g: Emitter, model: Any, x: Any) -> Tensor:
+def several(g: Emitter, model: Any, x: Given) -> Tensor:
     """One regressor for each output."""
     return g.join([g.call(e, "predict", x, str(i)) for i, e in enumerate(model.estimators_)])
 
 
 @formula("MultiOutputClassifier", "predict_proba")
-def several_classes(g: Emitter, model: Any, x: Any) -> list[Tensor]:
+def several_classes(g: Emitter, model: Any, x: Given) -> list[Tensor]:
     """One matrix of probabilities for each output."""
     return [g.call(e, "predict_proba", x, str(i)) for i, e in enumerate(model.estimators_)]
 
 
 @formula("MultiOutputClassifier", "predict")
-def several_labels(g: Emitter, model: Any, x: Any) -> Tensor:
+def several_labels(g: Emitter, model: Any, x: Given) -> Tensor:
     """One label for each output."""
     found = [g.op.unsqueeze(g.call(e, "predict", x, str(i)), [1]) for i, e in enumerate(model.estimators_)]
     return g.join(found)
 
 
-def _chain(g: Emitter, model: Any, x: Any, method: str) -> Tensor:
+def _chain(g: Emitter, model: Any, x: Given, method: str) -> Tensor:
     """Each estimator also takes what those before it said."""
     x = g.numbers(x)
     said: list[Tensor] = []
@@ -174,13 +174,17 @@ def _one_column(g: Emitter, estimator: Any, method: str, x: Tensor, step: str) -
 
 
 @formula("RegressorChain", "predict")
-def chain(g: Emitter, model: Any, x: Any) -> Tensor:
+def chain(g: Emitter, model: Any, x: Given) -> Tensor:
     """A chain of regressors."""
     return _chain(g, model, x, "predict")
 
 
+def _chained(method: str) -> Any:
+    return lambda g, model, x: _chain(g, model, x, method)
+
+
 for _method in ("predict", "predict_proba", "decision_function"):
-    formula("ClassifierChain", _method)(lambda g, model, x, method=_method: _chain(g, model, x, method))
+    formula("ClassifierChain", _method)(_chained(_method))
 
 
 # --- votes, stacks, bags --------------------------------------------------------------------------------------
@@ -201,25 +205,25 @@ def _named(model: Any) -> list[tuple[str, Any]]:
 
 
 @formula("VotingRegressor", "predict")
-def vote(g: Emitter, model: Any, x: Any) -> Tensor:
+def vote(g: Emitter, model: Any, x: Given) -> Tensor:
     """The mean of all."""
     return _mean([g.call(e, "predict", x, name) for name, e in _named(model)], model._weights_not_none)
 
 
 @formula("VotingRegressor", "transform")
-def vote_all(g: Emitter, model: Any, x: Any) -> Tensor:
+def vote_all(g: Emitter, model: Any, x: Given) -> Tensor:
     """What each predicts."""
     return g.join([g.call(e, "predict", x, name) for name, e in _named(model)])
 
 
 @formula("VotingClassifier", "predict_proba")
-def vote_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+def vote_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """The mean of the probabilities of all."""
     return _mean([g.call(e, "predict_proba", x, name) for name, e in _named(model)], model._weights_not_none)
 
 
 @formula("VotingClassifier", "transform")
-def vote_classes_all(g: Emitter, model: Any, x: Any) -> Tensor:
+def vote_classes_all(g: Emitter, model: Any, x: Given) -> Tensor:
     """The probabilities, or labels, of each."""
     if model.voting == "soft":
         refuse(not model.flatten_transform, "flatten_transform=False gives three axes", "set flatten_transform=True")
@@ -228,7 +232,7 @@ def vote_classes_all(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("VotingClassifier", "index")
-def vote_index(g: Emitter, model: Any, x: Any) -> Tensor:
+def vote_index(g: Emitter, model: Any, x: Given) -> Tensor:
     """The most probable class, or that with the most votes."""
     if model.voting == "soft":
         return g.largest(vote_classes(g, model, x))
@@ -245,7 +249,7 @@ def _flags(g: Emitter, index: Tensor, n: int) -> Tensor:
     return g.op.Gather(g.constant(np.eye(n)), index, axis=0)
 
 
-def _stack(g: Emitter, model: Any, x: Any) -> Tensor:
+def _stack(g: Emitter, model: Any, x: Given) -> Tensor:
     """What all say, for the one that decides."""
     parts = []
     for (name, estimator), method in zip(_named(model), model.stack_method_, strict=True):
@@ -259,9 +263,11 @@ formula("StackingRegressor StackingClassifier", "transform")(_stack)
 
 
 def _decide(method: str) -> Any:
-    def wrapped(g: Emitter, model: Any, x: Any) -> Any:
+    def wrapped(g: Emitter, model: Any, x: Given) -> Any:
         refuse(
-            isinstance(getattr(model, "_label_encoder", None), list), "it has several outputs", "fit one for each of them"
+            isinstance(getattr(model, "_label_encoder", None), list),
+            "it has several outputs",
+            "fit one for each of them",
         )
         return g.call(model.final_estimator_, method, _stack(g, model, x), "final_estimator")
 
@@ -273,20 +279,20 @@ for _method in ("predict_proba", "decision_function", "index"):
     formula("StackingClassifier", _method)(_decide(_method))
 
 
-def _bag(g: Emitter, model: Any, x: Any) -> list[tuple[str, Any, Tensor]]:
+def _bag(g: Emitter, model: Any, x: Given) -> list[tuple[str, Any, Tensor]]:
     x = g.numbers(x)
     pairs = zip(model.estimators_, model.estimators_features_, strict=True)
     return [(str(i), estimator, g.columns(x, features)) for i, (estimator, features) in enumerate(pairs)]
 
 
 @formula("BaggingRegressor", "predict")
-def bag(g: Emitter, model: Any, x: Any) -> Tensor:
+def bag(g: Emitter, model: Any, x: Given) -> Tensor:
     """The mean of all, each on its features."""
     return _mean([g.call(e, "predict", part, name) for name, e, part in _bag(g, model, x)])
 
 
 @formula("BaggingClassifier", "predict_proba")
-def bag_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+def bag_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """The mean of the probabilities, or of the votes of those that give none."""
     n, parts = len(model.classes_), []
     for name, estimator, part in _bag(g, model, x):
@@ -300,19 +306,19 @@ def bag_classes(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("BaggingClassifier", "decision_function")
-def bag_decision(g: Emitter, model: Any, x: Any) -> Tensor:
+def bag_decision(g: Emitter, model: Any, x: Given) -> Tensor:
     """The mean of the scores."""
     return _mean([g.call(e, "decision_function", part, name) for name, e, part in _bag(g, model, x)])
 
 
 @formula("BaggingClassifier", "index")
-def bag_index(g: Emitter, model: Any, x: Any) -> Tensor:
+def bag_index(g: Emitter, model: Any, x: Given) -> Tensor:
     """The most probable class."""
     return g.largest(bag_classes(g, model, x))
 
 
 @formula("AdaBoostRegressor", "predict")
-def boost(g: Emitter, model: Any, x: Any) -> Tensor:
+def boost(g: Emitter, model: Any, x: Given) -> Tensor:
     """The weighted median of all: what one of them predicts."""
     op, n = g.op, len(model.estimators_)
     each = g.join([g.call(e, "predict", x, str(i)) for i, e in enumerate(model.estimators_)])
@@ -324,7 +330,7 @@ def boost(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("AdaBoostClassifier", "decision_function")
-def boost_decision(g: Emitter, model: Any, x: Any) -> Tensor:
+def boost_decision(g: Emitter, model: Any, x: Given) -> Tensor:
     """Weighted votes."""
     n, weights = len(model.classes_), model.estimator_weights_[: len(model.estimators_)]
     parts = []
@@ -336,7 +342,7 @@ def boost_decision(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("AdaBoostClassifier", "predict_proba")
-def boost_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+def boost_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """Softmax of the weighted votes."""
     scores, n = boost_decision(g, model, x), len(model.classes_)
     return softmax(g, scores) if n == 2 else g.op.Softmax(scores * (1 / (n - 1)), axis=1)
@@ -345,7 +351,7 @@ def boost_classes(g: Emitter, model: Any, x: Any) -> Tensor:
 # --- classes against each other -------------------------------------------------------------------------------
 
 
-def binary_score(g: Emitter, estimator: Any, x: Any, step: str) -> Tensor:
+def binary_score(g: Emitter, estimator: Any, x: Given, step: str) -> Tensor:
     """The score of the second of two classes, ``(N, 1)``."""
     from sklearn.base import is_regressor
 
@@ -363,20 +369,20 @@ def _threshold(estimator: Any) -> float:
 
 
 @formula("_ConstantPredictor", "predict_proba")
-def constant_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+def constant_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """The only class that there was."""
     row = g.constant(np.hstack([1 - model.y_, model.y_]).reshape(1, 2))
     return g.op.spread(row, (g.numbers(x).shape[0], 2))
 
 
 @formula("_ConstantPredictor", "decision_function")
-def constant_score(g: Emitter, model: Any, x: Any) -> Tensor:
+def constant_score(g: Emitter, model: Any, x: Given) -> Tensor:
     """The only class that there was."""
     return g.op.spread(g.constant(np.asarray(model.y_).reshape(1, 1)), (g.numbers(x).shape[0], 1))
 
 
 @formula("OneVsRestClassifier", "predict_proba")
-def rest_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+def rest_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """The probability of each class against the rest, scaled to sum to one."""
     each = [g.columns(g.call(e, "predict_proba", x, str(i)), [1]) for i, e in enumerate(model.estimators_)]
     if len(each) == 1:
@@ -387,13 +393,13 @@ def rest_classes(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("OneVsRestClassifier", "decision_function")
-def rest_decision(g: Emitter, model: Any, x: Any) -> Tensor:
+def rest_decision(g: Emitter, model: Any, x: Given) -> Tensor:
     """The score of each class against the rest."""
     return g.join([g.call(e, "decision_function", x, str(i)) for i, e in enumerate(model.estimators_)])
 
 
 @formula("OneVsRestClassifier", "predict")
-def rest_label(g: Emitter, model: Any, x: Any) -> Tensor:
+def rest_label(g: Emitter, model: Any, x: Given) -> Tensor:
     """The class with the highest score; of labels that do not exclude each other, those above the threshold."""
     op = g.op
     scores = g.join([binary_score(g, e, x, str(i)) for i, e in enumerate(model.estimators_)])
@@ -406,7 +412,7 @@ def rest_label(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("OneVsRestClassifier", "index")
-def rest_index(g: Emitter, model: Any, x: Any) -> Tensor:
+def rest_index(g: Emitter, model: Any, x: Given) -> Tensor:
     """The same as a position."""
     refuse(model.multilabel_, "its labels do not exclude each other", "fit one classifier for each")
     op = g.op
@@ -417,7 +423,7 @@ def rest_index(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("OneVsOneClassifier", "decision_function")
-def pair_decision(g: Emitter, model: Any, x: Any) -> Tensor:
+def pair_decision(g: Emitter, model: Any, x: Given) -> Tensor:
     """Votes of each pair of classes, and their scores to break ties."""
     op, x = g.op, g.numbers(x)
     refuse(model.pairwise_indices_ is not None, "its kernels are precomputed", "let it compute the kernels")
@@ -428,7 +434,7 @@ def pair_decision(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("OneVsOneClassifier", "index")
-def pair_index(g: Emitter, model: Any, x: Any) -> Tensor:
+def pair_index(g: Emitter, model: Any, x: Given) -> Tensor:
     """The class with the most votes."""
     scores = pair_decision(g, model, x)
     if len(model.classes_) > 2:
@@ -437,7 +443,7 @@ def pair_index(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("OutputCodeClassifier", "index")
-def code_index(g: Emitter, model: Any, x: Any) -> Tensor:
+def code_index(g: Emitter, model: Any, x: Given) -> Tensor:
     """The class with the nearest code."""
     from onnxgrad.importers.sklearn.distances import euclidean
 
@@ -449,7 +455,7 @@ def code_index(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("FixedThresholdClassifier TunedThresholdClassifierCV", "predict")
-def thresholded(g: Emitter, model: Any, x: Any) -> Tensor:
+def thresholded(g: Emitter, model: Any, x: Given) -> Tensor:
     """Whether the score of the positive class reaches the threshold."""
     op, inner = g.op, getattr(model, "estimator_", model.estimator)
     tuned = hasattr(model, "best_threshold_")
@@ -470,12 +476,12 @@ def thresholded(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("CalibratedClassifierCV", "predict_proba")
-def calibrated(g: Emitter, model: Any, x: Any) -> Tensor:
+def calibrated(g: Emitter, model: Any, x: Given) -> Tensor:
     """The mean over all that were calibrated."""
     return _mean([_calibrated(g, c, x, str(i)) for i, c in enumerate(model.calibrated_classifiers_)])
 
 
-def _calibrated(g: Emitter, model: Any, x: Any, step: str) -> Tensor:
+def _calibrated(g: Emitter, model: Any, x: Given, step: str) -> Tensor:
     """A function of each score: a sigmoid, steps with lines between them, or the softmax at a temperature."""
     inner = model.estimator
     by_score = hasattr(inner, "decision_function")
@@ -485,9 +491,7 @@ def _calibrated(g: Emitter, model: Any, x: Any, step: str) -> Tensor:
     n = len(model.classes)
     if n == 2 and scores.shape[1] == 2:
         scores = g.columns(scores, [1])
-    each = [
-        g.call(c, "predict", g.columns(scores, [k]), f"calibrator{k}") for k, c in enumerate(model.calibrators)
-    ]
+    each = [g.call(c, "predict", g.columns(scores, [k]), f"calibrator{k}") for k, c in enumerate(model.calibrators)]
     if n == 2:
         return two_classes(g, each[0])
     place = [int(np.flatnonzero(model.classes == c)[0]) for c in inner.classes_]
@@ -507,6 +511,6 @@ def _tempered(g: Emitter, model: Any, scores: Tensor, by_score: bool) -> Tensor:
 
 
 @formula("_SigmoidCalibration", "predict")
-def platt(g: Emitter, model: Any, x: Any) -> Tensor:
+def platt(g: Emitter, model: Any, x: Given) -> Tensor:
     """``1 / (1 + exp(a s + b))``."""
     return g.op.Sigmoid(-(g.numbers(x) * g.weight("a_", model.a_) + g.weight("b_", model.b_)))

@@ -8,13 +8,13 @@ import numpy as np
 
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.importers.sklearn import distances
-from onnxgrad.importers.sklearn.emitter import Emitter, Unsupported, formula, refuse
+from onnxgrad.importers.sklearn.emitter import Emitter, Given, Unsupported, formula, refuse
 from onnxgrad.importers.sklearn.linear import shares
 
 Array = np.ndarray[Any, Any]
 
 
-def _distances(g: Emitter, model: Any, x: Any) -> Tensor:
+def _distances(g: Emitter, model: Any, x: Given) -> Tensor:
     """Distances to all that was fitted."""
     points = model._fit_X
     points = points.toarray() if hasattr(points, "toarray") else points
@@ -22,7 +22,7 @@ def _distances(g: Emitter, model: Any, x: Any) -> Tensor:
     return distances.distances(g, g.numbers(x), points, model.effective_metric_, model.effective_metric_params_)
 
 
-def nearest(g: Emitter, model: Any, x: Any, count: int | None = None) -> tuple[Tensor, Tensor]:
+def nearest(g: Emitter, model: Any, x: Given, count: int | None = None) -> tuple[Tensor, Tensor]:
     """Return the distances to the nearest points, ``(N, k)``, and which they are."""
     far, which = g.op.emit(
         "TopK", _distances(g, model, x), [int(count or model.n_neighbors)], axis=1, largest=0, outputs=2
@@ -53,7 +53,7 @@ def _average(g: Emitter, values: Array, weights: Tensor | None, which: Tensor) -
 
 
 @formula("KNeighborsRegressor", "predict")
-def neighbors(g: Emitter, model: Any, x: Any) -> Tensor:
+def neighbors(g: Emitter, model: Any, x: Given) -> Tensor:
     """Means over the nearest, by distance or not."""
     far, which = nearest(g, model, x)
     return _average(g, model._y.reshape(len(model._y), -1), _weights(g, model, far), which)
@@ -64,14 +64,14 @@ def _one_output(model: Any) -> None:
 
 
 @formula("KNeighborsClassifier", "predict_proba")
-def neighbor_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+def neighbor_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """Shares of the classes among the nearest."""
     _one_output(model)
     far, which = nearest(g, model, x)
     return _average(g, np.eye(len(model.classes_))[model._y], _weights(g, model, far), which)
 
 
-def _within(g: Emitter, model: Any, x: Any) -> tuple[Tensor, Tensor]:
+def _within(g: Emitter, model: Any, x: Given) -> tuple[Tensor, Tensor]:
     """Return weights of all points, zero beyond the radius, and whether there are any."""
     op, far = g.op, _distances(g, model, x)
     inside = op.cast(op.LessOrEqual(far, float(model.radius)), g.dtype)
@@ -87,7 +87,7 @@ def _within(g: Emitter, model: Any, x: Any) -> tuple[Tensor, Tensor]:
 
 
 @formula("RadiusNeighborsRegressor", "predict")
-def neighborhood(g: Emitter, model: Any, x: Any) -> Tensor:
+def neighborhood(g: Emitter, model: Any, x: Given) -> Tensor:
     """Means over all within a radius; no number where there are none."""
     op = g.op
     weights, some = _within(g, model, x)
@@ -97,7 +97,7 @@ def neighborhood(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("RadiusNeighborsClassifier", "predict_proba")
-def neighborhood_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+def neighborhood_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """Shares of the classes within a radius; all of it for the class of outliers where there are none."""
     _one_output(model)
     weights, some = _within(g, model, x)
@@ -112,7 +112,7 @@ def neighborhood_classes(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("LocalOutlierFactor", "score_samples")
-def outlier_factor(g: Emitter, model: Any, x: Any) -> Tensor:
+def outlier_factor(g: Emitter, model: Any, x: Given) -> Tensor:
     """How much thinner the data lie here than around the nearest: Breunig et al. (2000)."""
     op, k = g.op, int(model.n_neighbors_)
     refuse(not model.novelty, "it knows the data it was fitted on only", "set novelty=True before fitting it")
@@ -123,7 +123,7 @@ def outlier_factor(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("LocalOutlierFactor", "decision_function")
-def outlier_decision(g: Emitter, model: Any, x: Any) -> Tensor:
+def outlier_decision(g: Emitter, model: Any, x: Given) -> Tensor:
     """The same against an offset."""
     return outlier_factor(g, model, x) - g.weight("offset_", model.offset_)
 
@@ -141,7 +141,7 @@ def _centers(model: Any) -> Array:
 
 
 @formula("KMeans MiniBatchKMeans BisectingKMeans Birch", "transform")
-def cluster_distances(g: Emitter, model: Any, x: Any) -> Tensor:
+def cluster_distances(g: Emitter, model: Any, x: Given) -> Tensor:
     """Distances to the centers."""
     return distances.euclidean(g, g.numbers(x), _centers(model), "cluster_centers_")
 
@@ -151,20 +151,20 @@ def _smallest(g: Emitter, far: Tensor) -> Tensor:
 
 
 @formula("KMeans MiniBatchKMeans MeanShift AffinityPropagation", "predict")
-def cluster(g: Emitter, model: Any, x: Any) -> Tensor:
+def cluster(g: Emitter, model: Any, x: Given) -> Tensor:
     """The nearest center."""
     return _smallest(g, distances.squared(g, g.numbers(x), _centers(model), "cluster_centers_"))
 
 
 @formula("Birch", "predict")
-def subcluster(g: Emitter, model: Any, x: Any) -> Tensor:
+def subcluster(g: Emitter, model: Any, x: Given) -> Tensor:
     """The label of the nearest center."""
     near = _smallest(g, distances.squared(g, g.numbers(x), _centers(model), "cluster_centers_"))
     return g.pick(near, model.subcluster_labels_)
 
 
 @formula("BisectingKMeans", "predict")
-def bisected(g: Emitter, model: Any, x: Any) -> Tensor:
+def bisected(g: Emitter, model: Any, x: Given) -> Tensor:
     """The label of the leaf that the nearer of two centers leads to, at each fork of the tree."""
     x = g.numbers(x)
     shift = getattr(model, "_X_mean", 0)
@@ -179,7 +179,7 @@ def bisected(g: Emitter, model: Any, x: Any) -> Tensor:
     return label(model._bisecting_tree)
 
 
-def _centroids(g: Emitter, model: Any, x: Any) -> Tensor:
+def _centroids(g: Emitter, model: Any, x: Given) -> Tensor:
     """``-d² + 2 log π``, in units of the deviation within classes."""
     scale = np.where(model.within_class_std_dev_ == 0, 1, model.within_class_std_dev_)
     far = distances.distances(
@@ -189,26 +189,26 @@ def _centroids(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("NearestCentroid", "predict_proba")
-def centroid_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+def centroid_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """Softmax of the scores."""
     return g.op.Softmax(_centroids(g, model, x), axis=1)
 
 
 @formula("NearestCentroid", "predict_log_proba")
-def centroid_logs(g: Emitter, model: Any, x: Any) -> Tensor:
+def centroid_logs(g: Emitter, model: Any, x: Given) -> Tensor:
     """The logarithm of the softmax."""
     return g.op.LogSoftmax(_centroids(g, model, x), axis=1)
 
 
 @formula("NearestCentroid", "decision_function")
-def centroids(g: Emitter, model: Any, x: Any) -> Tensor:
+def centroids(g: Emitter, model: Any, x: Given) -> Tensor:
     """The scores, or the difference of two."""
     scores = _centroids(g, model, x)
     return scores if len(model.classes_) > 2 else g.columns(scores, [1]) - g.columns(scores, [0])
 
 
 @formula("NearestCentroid", "index")
-def nearest_centroid(g: Emitter, model: Any, x: Any) -> Tensor:
+def nearest_centroid(g: Emitter, model: Any, x: Given) -> Tensor:
     """The nearest, or the one with the highest score where classes are not equally frequent."""
     prior = getattr(model, "class_prior_", np.ones(1))
     if np.isclose(prior, 1 / len(model.classes_)).all() or not hasattr(model, "class_prior_"):
@@ -217,7 +217,7 @@ def nearest_centroid(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("LabelPropagation LabelSpreading", "predict_proba")
-def propagation(g: Emitter, model: Any, x: Any) -> Tensor:
+def propagation(g: Emitter, model: Any, x: Given) -> Tensor:
     """Means of the distributions of labels, by a kernel or over the nearest."""
     labels = np.asarray(model.label_distributions_)
     if model.kernel == "knn":

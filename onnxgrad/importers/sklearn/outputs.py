@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from onnxgrad.graph.tensor import Tensor
-from onnxgrad.importers.sklearn.emitter import INT64, Emitter, formula_of
+from onnxgrad.importers.sklearn.emitter import INT64, Emitter, Given, formula_of
 
 #: Methods that can be asked for.
 METHODS = (
@@ -74,7 +74,7 @@ def follows(estimator: Any, method: str) -> bool:
     return any(formula_of(estimator, source) is not None for source in sources.get(method, ()))
 
 
-def _label(g: Emitter, model: Any, x: Any) -> Tensor:
+def _label(g: Emitter, model: Any, x: Given) -> Tensor:
     """The label of a class, or of what is inside (1) and outside (-1)."""
     if not hasattr(model, "classes_"):
         inside = g.op.GreaterOrEqual(g.op.squeeze(g.call(model, "decision_function", x), [1]), 0)
@@ -85,13 +85,13 @@ def _label(g: Emitter, model: Any, x: Any) -> Tensor:
     return g.pick(g.call(model, "index", x), model.classes_)
 
 
-def _labels(g: Emitter, model: Any, x: Any) -> Tensor:
+def _labels(g: Emitter, model: Any, x: Given) -> Tensor:
     """Flags for labels that do not exclude each other."""
     source, at = ("predict_proba", 0.5) if formula_of(model, "predict_proba") else ("decision_function", 0.0)
     return g.op.cast(g.op.Greater(g.call(model, source, x), at), INT64)
 
 
-def _index(g: Emitter, model: Any, x: Any) -> Tensor:
+def _index(g: Emitter, model: Any, x: Given) -> Tensor:
     """The position of the class with the highest score."""
     if formula_of(model, "decision_function") is not None:
         scores = g.call(model, "decision_function", x)
@@ -101,6 +101,6 @@ def _index(g: Emitter, model: Any, x: Any) -> Tensor:
     return g.largest(g.call(model, "predict_proba", x))
 
 
-def _logarithms(g: Emitter, model: Any, x: Any) -> Tensor:
+def _logarithms(g: Emitter, model: Any, x: Given) -> Tensor:
     """The logarithms of the probabilities."""
     return g.op.Log(g.call(model, "predict_proba", x))

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.importers.sklearn.distances import unit_rows
-from onnxgrad.importers.sklearn.emitter import INT64, Emitter, formula, refuse
+from onnxgrad.importers.sklearn.emitter import INT64, Emitter, Given, formula, refuse
 from onnxgrad.importers.sklearn.functions import (
     ELEMENTWISE,
     SMALLEST_SHARE,
@@ -36,7 +36,7 @@ def _scale_of(model: Any) -> tuple[Any, Any]:
 
 
 @formula("StandardScaler RobustScaler MaxAbsScaler", "transform")
-def scale(g: Emitter, model: Any, x: Any) -> Tensor:
+def scale(g: Emitter, model: Any, x: Given) -> Tensor:
     """``(x - offset) / scale``."""
     x, (offset, factor) = g.numbers(x), _scale_of(model)
     if offset is not None:
@@ -47,7 +47,7 @@ def scale(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("StandardScaler RobustScaler MaxAbsScaler", "inverse_transform")
-def unscale(g: Emitter, model: Any, y: Any) -> Tensor:
+def unscale(g: Emitter, model: Any, y: Given) -> Tensor:
     """``y · scale + offset``."""
     y, (offset, factor) = g.numbers(y), _scale_of(model)
     if factor is not None:
@@ -60,26 +60,26 @@ def _clipped(g: Emitter, x: Tensor, low: float, high: float) -> Tensor:
 
 
 @formula("MinMaxScaler", "transform")
-def scale_range(g: Emitter, model: Any, x: Any) -> Tensor:
+def scale_range(g: Emitter, model: Any, x: Given) -> Tensor:
     """``x · scale + min``, clipped on request."""
     y = g.numbers(x) * g.weight("scale_", model.scale_) + g.weight("min_", model.min_)
     return _clipped(g, y, *model.feature_range) if model.clip else y
 
 
 @formula("MinMaxScaler", "inverse_transform")
-def unscale_range(g: Emitter, model: Any, y: Any) -> Tensor:
+def unscale_range(g: Emitter, model: Any, y: Given) -> Tensor:
     """``(y - min) / scale``."""
     return (g.numbers(y) - g.weight("min_", model.min_)) / g.weight("scale_", model.scale_)
 
 
 @formula("Normalizer", "transform")
-def normalize(g: Emitter, model: Any, x: Any) -> Tensor:
+def normalize(g: Emitter, model: Any, x: Given) -> Tensor:
     """Rows over their norms."""
     return unit_rows(g, g.numbers(x), model.norm)
 
 
 @formula("Binarizer", "transform")
-def binarize(g: Emitter, model: Any, x: Any) -> Tensor:
+def binarize(g: Emitter, model: Any, x: Given) -> Tensor:
     """Whether x is above a threshold."""
     return g.op.cast(g.op.Greater(g.numbers(x), float(model.threshold)), g.dtype)
 
@@ -101,13 +101,13 @@ def _function(g: Emitter, function: Any, arguments: Any, x: Tensor) -> Tensor:
 
 
 @formula("FunctionTransformer", "transform")
-def apply(g: Emitter, model: Any, x: Any) -> Any:
+def apply(g: Emitter, model: Any, x: Given) -> Any:
     """A function of numpy, by its name."""
     return x if model.func is None else _function(g, model.func, model.kw_args, g.numbers(x))
 
 
 @formula("FunctionTransformer", "inverse_transform")
-def unapply(g: Emitter, model: Any, y: Any) -> Tensor:
+def unapply(g: Emitter, model: Any, y: Given) -> Tensor:
     """The inverse that it was given."""
     return _function(g, model.inverse_func, model.inv_kw_args, g.numbers(y))
 
@@ -129,7 +129,7 @@ def _unpower(g: Emitter, v: Tensor, exponents: Array) -> Tensor:
 
 
 @formula("PowerTransformer", "transform")
-def power(g: Emitter, model: Any, x: Any) -> Tensor:
+def power(g: Emitter, model: Any, x: Given) -> Tensor:
     """``(xᵃ - 1) / a`` (Box and Cox), or ``((x + 1)ᵃ - 1) / a`` and ``-((1 - x)²⁻ᵃ - 1) / (2 - a)`` on the two sides of
     zero (Yeo and Johnson 2000).
     """
@@ -147,15 +147,14 @@ def power(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("PowerTransformer", "inverse_transform")
-def unpower(g: Emitter, model: Any, y: Any) -> Tensor:
+def unpower(g: Emitter, model: Any, y: Given) -> Tensor:
     """What `power` undoes."""
-    op, y, exponents = g.op, g.numbers(y), np.asarray(model.lambdas_)
-    if model.standardize:
-        y = g.call(model._scaler, "inverse_transform", y, "scaler")
+    op, exponents = g.op, np.asarray(model.lambdas_)
+    y = g.call(model._scaler, "inverse_transform", y, "scaler") if model.standardize else g.numbers(y)
     if model.method == "box-cox":
         return _unpower(g, y, exponents)
     right = op.GreaterOrEqual(y, 0)
-    return op.Where(  # type: ignore[no-any-return]
+    return op.Where(
         right,
         _unpower(g, op.Where(right, y, 0), exponents) - 1,
         1 - _unpower(g, -op.Where(right, 0, y), 2 - exponents),
@@ -163,7 +162,7 @@ def unpower(g: Emitter, model: Any, y: Any) -> Tensor:
 
 
 @formula("QuantileTransformer", "transform")
-def quantiles(g: Emitter, model: Any, x: Any) -> Tensor:
+def quantiles(g: Emitter, model: Any, x: Given) -> Tensor:
     """Interpolate between quantiles, and ask the normal distribution for the quantile of that share."""
     op, x, knots = g.op, g.numbers(x), np.asarray(model.quantiles_)
     p = interpolate(g, x, knots, np.broadcast_to(model.references_[:, None], knots.shape))
@@ -176,7 +175,7 @@ def quantiles(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("QuantileTransformer", "inverse_transform")
-def unquantiles(g: Emitter, model: Any, y: Any) -> Tensor:
+def unquantiles(g: Emitter, model: Any, y: Given) -> Tensor:
     """The quantile of a share, or of the share of a normal distribution."""
     p, knots = g.numbers(y), np.asarray(model.quantiles_)
     if model.output_distribution == "normal":
@@ -186,7 +185,7 @@ def unquantiles(g: Emitter, model: Any, y: Any) -> Tensor:
 
 @formula("IsotonicRegression", "predict")
 @formula("IsotonicRegression", "transform")
-def isotonic(g: Emitter, model: Any, x: Any) -> Tensor:
+def isotonic(g: Emitter, model: Any, x: Given) -> Tensor:
     """Interpolate linearly; beyond the ends constant, or no number."""
     op, x = g.op, g.numbers(x)
     knots, values = (np.asarray(a, np.float64)[:, None] for a in (model.X_thresholds_, model.y_thresholds_))
@@ -205,7 +204,7 @@ def isotonic(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("PolynomialFeatures", "transform")
-def polynomial(g: Emitter, model: Any, x: Any) -> Tensor:
+def polynomial(g: Emitter, model: Any, x: Given) -> Tensor:
     """Products of features, those of each degree at once."""
     x, powers = g.numbers(x), np.asarray(model.powers_)
     degrees, parts = powers.sum(1), []
@@ -223,7 +222,7 @@ def polynomial(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("SplineTransformer", "transform")
-def splines(g: Emitter, model: Any, x: Any) -> Tensor:
+def splines(g: Emitter, model: Any, x: Given) -> Tensor:
     """B-splines of each feature, as a polynomial in each interval between knots."""
     refuse(
         model.extrapolation == "linear" and model.degree <= 1 and len(model.bsplines_) > 1,
@@ -280,10 +279,12 @@ def _piecewise(g: Emitter, x: Tensor, knots: Array, pieces: Array) -> Tensor:
 
 
 @formula("SimpleImputer", "transform")
-def impute(g: Emitter, model: Any, x: Any) -> Tensor:
+def impute(g: Emitter, model: Any, x: Given) -> Tensor:
     """Numbers in the place of missing ones."""
     op, x, values = g.op, g.numbers(x), np.asarray(model.statistics_)
-    refuse(values.dtype.kind not in "fiu", "it fills in texts", "impute the columns of numbers apart from those of texts")
+    refuse(
+        values.dtype.kind not in "fiu", "it fills in texts", "impute the columns of numbers apart from those of texts"
+    )
     kept = np.arange(len(values)) if model.keep_empty_features else np.flatnonzero(~np.isnan(values))
     missing = _missing(g, model, x)
     y = g.columns(op.Where(missing, g.weight("statistics_", np.nan_to_num(values)), x), kept)
@@ -297,14 +298,14 @@ def _flags(g: Emitter, missing: Tensor, chosen: Any) -> Tensor:
 
 
 @formula("IterativeImputer", "transform")
-def impute_in_turn(g: Emitter, model: Any, x: Any) -> Tensor:
+def impute_in_turn(g: Emitter, model: Any, x: Given) -> Tensor:
     """Each missing number by a regressor on the other features, in turns."""
     refuse(model.sample_posterior, "it draws at random (sample_posterior=True)", "set sample_posterior=False")
     op, x = g.op, g.numbers(x)
     kept = [i for i in range(int(x.shape[1])) if i not in set(_dropped(model))]
     refuse(len(kept) < int(x.shape[1]), "features without any number were dropped", "leave them out before it")
     missing = _missing(g, model, x)
-    y = g.call(model.initial_imputer_, "transform", x, "initial_imputer")
+    y: Tensor = g.call(model.initial_imputer_, "transform", x, "initial_imputer")
     for i, (feature, others, estimator) in enumerate(model.imputation_sequence_):
         found = g.call(estimator, "predict", g.columns(y, others), str(i))
         found = op.Min(op.Max(found, g.constant(model._min_value[feature])), g.constant(model._max_value[feature]))
@@ -327,7 +328,7 @@ def _missing(g: Emitter, model: Any, x: Tensor) -> Tensor:
 
 
 @formula("KNNImputer", "transform")
-def impute_by_neighbors(g: Emitter, model: Any, x: Any) -> Tensor:
+def impute_by_neighbors(g: Emitter, model: Any, x: Given) -> Tensor:
     """Each missing number by the mean over the nearest of those that have it; distances by what both have."""
     op, x, fitted = g.op, g.numbers(x), np.asarray(model._fit_X)
     refuse(model.metric != "nan_euclidean", "its metric is a function", "use metric='nan_euclidean'")
@@ -342,21 +343,22 @@ def impute_by_neighbors(g: Emitter, model: Any, x: Any) -> Tensor:
     none = op.Equal(common, 0)
     squares = g.total(d * d * both, keepdims=False) * (float(width) / op.Where(none, 1, common))
     zero = op.Equal(squares, 0)
-    far = op.Where(none, 1e300 if g.dtype == ir.DataType.DOUBLE else 1e30,
-                   op.Where(zero, 0, op.Sqrt(op.Where(zero, 1, squares))))
+    far = op.Where(
+        none, 1e300 if g.dtype == ir.DataType.DOUBLE else 1e30, op.Where(zero, 0, op.Sqrt(op.Where(zero, 1, squares)))
+    )
     parts = []
     for j in range(width):
         if not model._valid_mask[j] and not model.keep_empty_features:
             continue
         column = g.columns(x, [j])
-        parts.append(op.Where(op.Gather(missing, [j], axis=1), _from_donors(g, model, far, none, j), column))
+        parts.append(op.Where(op.Gather(missing, [j], axis=1), _from_donors(g, model, far, j), column))
     y = g.join(parts)
     if model.indicator_ is None:
         return y
     return g.join([y, op.cast(_flags(g, missing, model.indicator_.features_), g.dtype)])
 
 
-def _from_donors(g: Emitter, model: Any, far: Tensor, none: Tensor, j: int) -> Tensor:
+def _from_donors(g: Emitter, model: Any, far: Tensor, j: int) -> Tensor:
     """The mean of feature j over the nearest that have it; over all where no feature is shared with any of them."""
     op = g.op
     donors = np.flatnonzero(~model._mask_fit_X[:, j])
@@ -380,7 +382,7 @@ def _from_donors(g: Emitter, model: Any, far: Tensor, none: Tensor, j: int) -> T
 
 
 @formula("MissingIndicator", "transform")
-def indicate(g: Emitter, model: Any, x: Any) -> Tensor:
+def indicate(g: Emitter, model: Any, x: Given) -> Tensor:
     """Whether numbers are missing."""
     op, x = g.op, g.numbers(x)
     missing = _missing(g, model, x)
@@ -392,13 +394,13 @@ def indicate(g: Emitter, model: Any, x: Any) -> Tensor:
     "SequentialFeatureSelector VarianceThreshold",
     "transform",
 )
-def select(g: Emitter, model: Any, x: Any) -> Tensor:
+def select(g: Emitter, model: Any, x: Given) -> Tensor:
     """Some columns."""
     return g.columns(g.numbers(x), model.get_support(indices=True))
 
 
 @formula("KBinsDiscretizer", "transform")
-def bins(g: Emitter, model: Any, x: Any) -> Tensor:
+def bins(g: Emitter, model: Any, x: Given) -> Tensor:
     """Which bin it is."""
     op, x, parts = g.op, g.numbers(x), []
     for j, edges in enumerate(model.bin_edges_):
@@ -430,7 +432,7 @@ def encodes(model: Any, x: Any) -> bool:
     )
 
 
-def one_hot(g: Emitter, model: Any, x: Any) -> Tensor:
+def one_hot(g: Emitter, model: Any, x: Given) -> Tensor:
     """Whether a number is each of the known ones."""
     x, parts = g.numbers(x), []
     for j, categories in enumerate(model.categories_):
@@ -441,14 +443,14 @@ def one_hot(g: Emitter, model: Any, x: Any) -> Tensor:
     return g.join(parts)
 
 
-def ordinal(g: Emitter, model: Any, x: Any) -> Tensor:
+def ordinal(g: Emitter, model: Any, x: Given) -> Tensor:
     """Which of the known numbers it is; of others what was asked for, or no number."""
     other = float(model.unknown_value) if model.handle_unknown == "use_encoded_value" else math.nan
     tables = [np.arange(len(categories)) for categories in model.categories_]
     return _looked_up(g, model, x, tables, other)
 
 
-def by_target(g: Emitter, model: Any, x: Any) -> Tensor:
+def by_target(g: Emitter, model: Any, x: Given) -> Tensor:
     """The mean of the targets of the category; that of all for others."""
     several = model.target_type_ == "multiclass"
     classes = len(model.classes_) if several else 1
@@ -462,7 +464,7 @@ def by_target(g: Emitter, model: Any, x: Any) -> Tensor:
     return g.columns(joined, [k * width + j for j in range(width) for k in range(classes)])
 
 
-def _looked_up(g: Emitter, model: Any, x: Any, tables: Any, other: float) -> Tensor:
+def _looked_up(g: Emitter, model: Any, x: Given, tables: Any, other: float) -> Tensor:
     op, x, parts = g.op, g.numbers(x), []
     for j, (categories, table) in enumerate(zip(model.categories_, tables, strict=True)):
         flags = op.cast(_steps(g, g.columns(x, [j]), categories), g.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.importers.sklearn import distances
-from onnxgrad.importers.sklearn.emitter import Emitter, formula, refuse
+from onnxgrad.importers.sklearn.emitter import Emitter, Given, formula, refuse
 from onnxgrad.importers.sklearn.functions import cos
 
 # --- naive Bayes, quadratic discriminants ---------------------------------------------------------------
@@ -76,31 +76,31 @@ _JOINT = {
 
 
 @formula(" ".join(_JOINT), "predict_joint_log_proba")
-def joint(g: Emitter, model: Any, x: Any) -> Tensor:
+def joint(g: Emitter, model: Any, x: Given) -> Tensor:
     """Logarithms of the probabilities of a sample and each class."""
     return _JOINT[type(model).__name__](g, model, g.numbers(x))
 
 
 @formula(" ".join(_JOINT), "predict_proba")
-def proba(g: Emitter, model: Any, x: Any) -> Tensor:
+def proba(g: Emitter, model: Any, x: Given) -> Tensor:
     """Softmax of the logarithms."""
     return g.op.Softmax(joint(g, model, x), axis=1)
 
 
 @formula(" ".join(_JOINT), "predict_log_proba")
-def log_proba(g: Emitter, model: Any, x: Any) -> Tensor:
+def log_proba(g: Emitter, model: Any, x: Given) -> Tensor:
     """The logarithm of the softmax."""
     return g.op.LogSoftmax(joint(g, model, x), axis=1)
 
 
 @formula(" ".join(_JOINT), "index")
-def most_probable(g: Emitter, model: Any, x: Any) -> Tensor:
+def most_probable(g: Emitter, model: Any, x: Given) -> Tensor:
     """The most probable class."""
     return g.largest(joint(g, model, x))
 
 
 @formula("QuadraticDiscriminantAnalysis", "decision_function")
-def quadratic_decision(g: Emitter, model: Any, x: Any) -> Tensor:
+def quadratic_decision(g: Emitter, model: Any, x: Given) -> Tensor:
     """The logarithms, or the difference of two."""
     scores = joint(g, model, x)
     return scores if len(model.classes_) > 2 else g.columns(scores, [1]) - g.columns(scores, [0])
@@ -109,7 +109,7 @@ def quadratic_decision(g: Emitter, model: Any, x: Any) -> Tensor:
 # --- mixtures -------------------------------------------------------------------------------------------
 
 
-def _components(g: Emitter, model: Any, x: Any) -> Tensor:
+def _components(g: Emitter, model: Any, x: Given) -> Tensor:
     """``cₖ - ½ ‖(x - μₖ) Pₖ‖²``, where c is what the model gives at the mean itself."""
     x, parts = g.numbers(x), []
     for k, mean in enumerate(model.means_):
@@ -125,19 +125,19 @@ def _components(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("GaussianMixture BayesianGaussianMixture", "predict_proba")
-def mixture(g: Emitter, model: Any, x: Any) -> Tensor:
+def mixture(g: Emitter, model: Any, x: Given) -> Tensor:
     """Softmax over the components."""
     return g.op.Softmax(_components(g, model, x), axis=1)
 
 
 @formula("GaussianMixture BayesianGaussianMixture", "score_samples")
-def mixture_score(g: Emitter, model: Any, x: Any) -> Tensor:
+def mixture_score(g: Emitter, model: Any, x: Given) -> Tensor:
     """The logarithm of the sum over the components."""
     return g.op.ReduceLogSumExp(_components(g, model, x), [1], keepdims=1)
 
 
 @formula("GaussianMixture BayesianGaussianMixture", "predict")
-def mixture_label(g: Emitter, model: Any, x: Any) -> Tensor:
+def mixture_label(g: Emitter, model: Any, x: Given) -> Tensor:
     """The most probable component."""
     return g.largest(_components(g, model, x))
 
@@ -149,7 +149,7 @@ def mixture_label(g: Emitter, model: Any, x: Any) -> Tensor:
     "EmpiricalCovariance GraphicalLasso GraphicalLassoCV LedoitWolf MinCovDet OAS ShrunkCovariance EllipticEnvelope",
     "mahalanobis",
 )
-def mahalanobis(g: Emitter, model: Any, x: Any) -> Tensor:
+def mahalanobis(g: Emitter, model: Any, x: Given) -> Tensor:
     """``(x - m) P (x - m)ᵀ``."""
     return _quadric(g, g.numbers(x), model.location_, model.get_precision())
 
@@ -160,19 +160,19 @@ def _quadric(g: Emitter, x: Tensor, mean: Any, precision: Any) -> Tensor:
 
 
 @formula("EllipticEnvelope", "score_samples")
-def envelope_score(g: Emitter, model: Any, x: Any) -> Tensor:
+def envelope_score(g: Emitter, model: Any, x: Given) -> Tensor:
     """The distance of Mahalanobis, negative."""
     return -mahalanobis(g, model, x)
 
 
 @formula("EllipticEnvelope", "decision_function")
-def envelope(g: Emitter, model: Any, x: Any) -> Tensor:
+def envelope(g: Emitter, model: Any, x: Given) -> Tensor:
     """The same against an offset."""
     return -mahalanobis(g, model, x) - g.weight("offset_", model.offset_)
 
 
 @formula("PCA FactorAnalysis", "score_samples")
-def normal_score(g: Emitter, model: Any, x: Any) -> Tensor:
+def normal_score(g: Emitter, model: Any, x: Given) -> Tensor:
     """``-½ (x - m) P (x - m)ᵀ - ½ (n log 2π - log det P)``."""
     precision = model.get_precision()
     constant = 0.5 * (len(precision) * math.log(2 * math.pi) - np.linalg.slogdet(precision)[1])
@@ -192,7 +192,7 @@ _ENDING: dict[str, Callable[[Emitter, Tensor], Tensor]] = {
 
 
 @formula("KernelDensity", "score_samples")
-def density(g: Emitter, model: Any, x: Any) -> Tensor:
+def density(g: Emitter, model: Any, x: Given) -> Tensor:
     """``log Σ w K(‖x - xᵢ‖ / h)``, less a constant."""
     refuse(model.metric != "euclidean", f"metric={model.metric!r} is not known", "use metric='euclidean'")
     refuse(model.rtol or model.atol, "it is computed to a tolerance", "set rtol=0 and atol=0")

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxgrad.graph.tensor import Tensor
-from onnxgrad.importers.sklearn.emitter import INT64, Emitter, formula, refuse
+from onnxgrad.importers.sklearn.emitter import INT64, Emitter, Given, formula, refuse
 from onnxgrad.importers.sklearn.linear import softmax, two_classes
 from onnxgrad.lowering import working_form
 from onnxgrad.model.opsets import WORKING_OPSET
@@ -125,26 +125,26 @@ def _shares(model: Any, output: int = 0) -> Tree:
 
 
 @formula("DecisionTreeRegressor ExtraTreeRegressor", "predict")
-def tree(g: Emitter, model: Any, x: Any) -> Tensor:
+def tree(g: Emitter, model: Any, x: Given) -> Tensor:
     """What its leaf says."""
     return summed(g, g.numbers(x), [_numbers(model)])
 
 
 @formula("DecisionTreeClassifier ExtraTreeClassifier", "predict_proba")
-def tree_classes(g: Emitter, model: Any, x: Any) -> Any:
+def tree_classes(g: Emitter, model: Any, x: Given) -> Any:
     """The shares of the classes in its leaf."""
     found = [summed(g, g.numbers(x), [_shares(model, k)]) for k in range(model.n_outputs_)]
     return found[0] if len(found) == 1 else found
 
 
 @formula("RandomForestRegressor ExtraTreesRegressor", "predict")
-def forest(g: Emitter, model: Any, x: Any) -> Tensor:
+def forest(g: Emitter, model: Any, x: Given) -> Tensor:
     """The mean of the trees."""
     return summed(g, g.numbers(x), [_numbers(e) for e in model.estimators_]) * (1 / len(model.estimators_))
 
 
 @formula("RandomForestClassifier ExtraTreesClassifier", "predict_proba")
-def forest_classes(g: Emitter, model: Any, x: Any) -> Any:
+def forest_classes(g: Emitter, model: Any, x: Given) -> Any:
     """The mean of the trees."""
     found = [
         summed(g, g.numbers(x), [_shares(e, k) for e in model.estimators_]) * (1 / len(model.estimators_))
@@ -154,7 +154,7 @@ def forest_classes(g: Emitter, model: Any, x: Any) -> Any:
 
 
 @formula("RandomTreesEmbedding", "transform")
-def leaves(g: Emitter, model: Any, x: Any) -> Tensor:
+def leaves(g: Emitter, model: Any, x: Given) -> Tensor:
     """Which leaf of each tree it is."""
     categories = model.one_hot_encoder_.categories_
     width, offset, found = sum(map(len, categories)), 0, []
@@ -181,7 +181,7 @@ def _of_raw(g: Emitter, raw: Tensor, loss: Any) -> Tensor:
 
 @formula("GradientBoostingClassifier", "decision_function")
 @formula("GradientBoostingRegressor", "predict")
-def boosting(g: Emitter, model: Any, x: Any) -> Tensor:
+def boosting(g: Emitter, model: Any, x: Given) -> Tensor:
     """``start + rate · Σ trees``."""
     x = g.numbers(x)
     of_class = [
@@ -192,13 +192,14 @@ def boosting(g: Emitter, model: Any, x: Any) -> Tensor:
         return total
     if not type(model.init_).__name__.startswith("Dummy"):
         refuse(hasattr(model, "classes_"), "it starts from another classifier", "leave init at its default")
-        return total + g.call(model.init_, "predict", x, "init")
-    start = model._raw_predict_init(np.zeros((1, x.shape[1]), np.float32))
-    return total + g.weight("init_", start)
+        start: Tensor = g.call(model.init_, "predict", x, "init")
+        return total + start
+    width = int(x.shape[1])
+    return total + g.weight("init_", model._raw_predict_init(np.zeros((1, width), np.float32)))
 
 
 @formula("GradientBoostingClassifier", "predict_proba")
-def boosting_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+def boosting_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """A sigmoid or softmax of the scores."""
     return _of_raw(g, boosting(g, model, x), model._loss)
 
@@ -213,24 +214,25 @@ def _histogram_tree(predictor: Any) -> Tree:
 
 
 @formula("HistGradientBoostingClassifier", "decision_function")
-def histogram_boosting(g: Emitter, model: Any, x: Any) -> Tensor:
+def histogram_boosting(g: Emitter, model: Any, x: Given) -> Tensor:
     """``start + Σ trees``."""
     refuse(getattr(model, "_preprocessor", None) is not None, "it encodes categories", "encode them before it")
     x = g.numbers(x)
     of_class = [
-        summed(g, x, [_histogram_tree(p) for p in column], rounded=False) for column in zip(*model._predictors, strict=True)
+        summed(g, x, [_histogram_tree(p) for p in column], rounded=False)
+        for column in zip(*model._predictors, strict=True)
     ]
     return g.join(of_class) + g.weight("_baseline_prediction", np.reshape(model._baseline_prediction, (1, -1)))
 
 
 @formula("HistGradientBoostingClassifier", "predict_proba")
-def histogram_classes(g: Emitter, model: Any, x: Any) -> Tensor:
+def histogram_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """A sigmoid or softmax of the scores."""
     return _of_raw(g, histogram_boosting(g, model, x), model._loss)
 
 
 @formula("HistGradientBoostingRegressor", "predict")
-def histogram_numbers(g: Emitter, model: Any, x: Any) -> Tensor:
+def histogram_numbers(g: Emitter, model: Any, x: Given) -> Tensor:
     """The sum, or its exponential."""
     raw = histogram_boosting(g, model, x)
     return g.op.Exp(raw) if type(model._loss.link).__name__ == "LogLink" else raw
@@ -240,7 +242,7 @@ def histogram_numbers(g: Emitter, model: Any, x: Any) -> Tensor:
 
 
 @formula("IsolationForest", "score_samples")
-def isolation(g: Emitter, model: Any, x: Any) -> Tensor:
+def isolation(g: Emitter, model: Any, x: Given) -> Tensor:
     """``-2^(-d / c)``, with d the sum of the depths of leaves, as if they were split to the end: Liu et al. (2008)."""
     trees = [
         tree_of(e.tree_, (np.asarray(paths) + np.asarray(rest) - 1)[:, None].astype(np.float64), features)
@@ -260,6 +262,6 @@ def _average_path(model: Any) -> Any:
 
 
 @formula("IsolationForest", "decision_function")
-def isolation_decision(g: Emitter, model: Any, x: Any) -> Tensor:
+def isolation_decision(g: Emitter, model: Any, x: Given) -> Tensor:
     """The same against an offset."""
     return isolation(g, model, x) - g.weight("offset_", model.offset_)
