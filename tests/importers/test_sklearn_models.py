@@ -1,4 +1,4 @@
-"""Estimators as a user has them: methods, frames, costs, weights, second order, missing numbers; and what is refused."""
+"""Estimators as users have them: methods, frames, costs, weights, curvature, missing numbers; what is refused."""
 
 from __future__ import annotations
 
@@ -68,6 +68,15 @@ def test_labels_of_any_type(labels: list[Any]) -> None:
     f = onnxgrad.load(classifier, sample=IRIS)
     np.testing.assert_array_equal(np.asarray(f(IRIS)["predict"]), classifier.predict(IRIS))
     assert f.jacobian(IRIS).shape == (150, 3, 4)
+
+
+def test_methods_share_what_they_are_computed_from() -> None:
+    f = onnxgrad.load(make_pipeline(StandardScaler(), SVC()).fit(IRIS, KINDS), sample=IRIS)
+    model = _proto(f)
+    names = [tensor.name for tensor in model.graph.initializer]
+    assert sum("points" in name for name in names) == 3
+    assert sum(node.op_type == "Exp" for node in model.graph.node) == 1
+    assert f.jacobian(IRIS[:5], of="decision_function", wrt="svc/dual_coef_").shape[:2] == (5, 3)
 
 
 def test_several_methods() -> None:
@@ -229,7 +238,7 @@ HOLES = np.where(rng.random(X.shape) < 0.2, np.nan, X)
 
 @pytest.mark.parametrize("kind", [RandomForestRegressor, HistGradientBoostingRegressor])
 def test_trees_send_missing_numbers_their_way(kind: Any) -> None:
-    model = kind(random_state=0, **({"n_estimators": 5} if kind is RandomForestRegressor else {"min_samples_leaf": 3}))
+    model = kind(random_state=0, **({"n_estimators": 5} if kind is RandomForestRegressor else {"max_iter": 3}))
     f = onnxgrad.load(model.fit(HOLES, Y), sample=HOLES)
     np.testing.assert_allclose(f(HOLES)[:, 0], model.predict(HOLES), rtol=1e-14)
 
@@ -309,8 +318,8 @@ REFUSED = {
         "step 'nmf' of this Pipeline, a NMF, cannot be converted: its codes come from iterations .*; use PCA",
     ),
     "step in a union": (
-        make_pipeline(FeatureUnion([("a", PolynomialFeatures()), ("b", FunctionTransformer(lambda x: x))])).fit(X, Y), X,
-        None, "step 'featureunion/b' of this Pipeline, a FunctionTransformer, cannot be converted: it applies '<lambda>'",
+        make_pipeline(FeatureUnion([("b", FunctionTransformer(lambda x: x))])).fit(X, Y), X, None,
+        "step 'featureunion/b' of this Pipeline, a FunctionTransformer, cannot be converted: it applies '<lambda>'",
     ),
     "target": (
         TransformedTargetRegressor(Ridge(), func=np.cbrt, inverse_func=lambda y: y**3).fit(X, Y),
@@ -318,7 +327,7 @@ REFUSED = {
     ),
     "own class": (
         make_pipeline(StandardScaler(), Waves(), Ridge()).fit(X, Y), X, None,
-        "step 'waves' of this Pipeline, a Waves, cannot be converted: skl2onnx .* no converter for it; replace it",
+        "step 'waves' of this Pipeline, a Waves, cannot be converted: skl2onnx .* no converter for it; replace",
     ),
     "derived class": (Doubled().fit(X, Y), X, None, "this Doubled cannot be converted: skl2onnx cannot convert it"),
     "kernel": (SVR(kernel=lambda a, b: a @ b.T).fit(X, Y), X, None, "its kernel is a function; name one that scikit"),
@@ -332,8 +341,8 @@ REFUSED = {
         "the sample has 3 features, and this Pipeline was fitted on 5",
     ),
     "numbers wanted": (
-        make_pipeline(ColumnTransformer([("a", "passthrough", ["sex", "age"])]), FunctionTransformer()).fit(FRAME), FRAME,
-        "transform", "it takes numbers, and column 'sex' holds texts; encode it in a ColumnTransformer",
+        make_pipeline(ColumnTransformer([("a", "passthrough", ["sex"])]), FunctionTransformer()).fit(FRAME), FRAME,
+        "transform", "it takes numbers, and is given texts; encode them first",
     ),
 }  # fmt: skip
 

@@ -78,6 +78,7 @@ class Emitter:
         self.op = op
         self.dtype = dtype
         self.path: list[tuple[str, Any]] = []
+        self._known: dict[Any, Tensor] = {}
         self.borrowed: list[str] = []
         self.narrow: list[str] = []
 
@@ -128,12 +129,18 @@ class Emitter:
         return self._initializer(name, ir.StringTensor([str(text).encode() for text in texts], shape=shape))
 
     def _initializer(self, name: str, tensor: Any) -> Tensor:
-        full = self.op.unique_name(f"{self.op.scope}/{name}" if self.op.scope else name)
+        scoped = f"{self.op.scope}/{name}" if self.op.scope else name
+        key = (scoped, tuple(tensor.shape.numpy()), tensor.dtype, _bytes_of(tensor))
+        known = self._known.get(key)  # several methods share what they are computed from
+        if known is not None:
+            return known
+        full = self.op.unique_name(scoped)
         tensor.name = full
         value = ir.Value(name=full, const_value=tensor)
         self.op.model.graph.register_initializer(value)
         declared = self.op.declare(value, (tensor.dtype, tuple(tensor.shape.numpy())))
         assert declared is not None
+        self._known[key] = declared
         return declared
 
     def constant(self, array: Any) -> Tensor:
@@ -169,6 +176,10 @@ class Emitter:
         else:  # floating-point numbers among them are whole: scikit-learn takes no others for classes
             known = self.op.constant(values.astype(np.int64))
         return self.op.Gather(known, index, axis=0)
+
+
+def _bytes_of(tensor: Any) -> bytes:
+    return b"\0".join(tensor.raw) if isinstance(tensor, ir.StringTensor) else bytes(tensor.tobytes())
 
 
 def refuse(condition: Any, why: str, remedy: str) -> None:
