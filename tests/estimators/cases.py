@@ -59,6 +59,7 @@ class Case:
         data: what it is fitted on, by name.
         target: "numbers", "classes", "two", "several" (numbers), "labels" (several, that do not exclude each other).
         method: the method to look at; None: what says most.
+        note: what it is fitted on, in words, for the table.
     """
 
     kind: str
@@ -67,12 +68,14 @@ class Case:
     data: str = "X"
     target: str = ""
     method: str | None = None
+    note: str = ""
 
     @property
     def name(self) -> str:
         """What the table calls it."""
         method = f".{self.method}" if self.method else ""
-        return f"{self.kind}({self.arguments}){method}" if self.arguments else f"{self.kind}{method}"
+        made = f"({self.arguments})" if self.arguments else ""
+        return f"{self.kind}{made}{method}{self.note}"
 
     @property
     def kind_itself(self) -> type:
@@ -247,5 +250,13 @@ def _random(kind: type, arguments: dict[str, Any]) -> dict[str, Any]:
 def every_class() -> Iterator[Case]:
     """Yield one case for each public class of scikit-learn."""
     for name, kind in KINDS.items():
-        arguments = _random(kind, _NEEDED.get(name, {}))
-        yield Case(name, "", lambda kind=kind, a=arguments: kind(**a), _DATA.get(name, "X"), _TARGET.get(name, ""))
+        needed = _NEEDED.get(name, {})
+        stated = ", ".join(f"{k}={' '.join(_spelled(v).split())}" for k, v in needed.items() if k != "random_state")
+        yield Case(
+            name, stated, lambda kind=kind, a=_random(kind, needed): kind(**a), _DATA.get(name, "X"),
+            _TARGET.get(name, ""),
+        )  # fmt: skip
+
+
+def _spelled(value: Any) -> str:
+    return f"np.{value.__name__}" if isinstance(value, np.ufunc) else repr(value)

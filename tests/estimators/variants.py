@@ -181,6 +181,9 @@ VotingRegressor([("a", SVR()), ("b", "drop")]) m:transform
 """
 
 
+_NOTES = {"two": ", two classes", "several": ", several targets", "labels": ", several labels", "line": ", one feature"}
+
+
 def variants() -> Iterator[Case]:
     """Yield a case for each line."""
     names = {**KINDS, **{k: v for k, v in vars(kernels).items() if k[0].isupper()}, "np": np}
@@ -189,7 +192,8 @@ def variants() -> Iterator[Case]:
         options = dict(word.split(":", 1) for word in text if word[:2] in ("d:", "t:", "m:"))
         code = " ".join(word for word in text if word[:2] not in ("d:", "t:", "m:"))
         kind, _, arguments = code.partition("(")
+        note = _NOTES.get(options.get("t", ""), "") + _NOTES.get(options.get("d", ""), "")
         yield Case(
             kind, arguments.rpartition(")")[0], lambda code=code: eval(code, names), options.get("d", "X"),
-            options.get("t", ""), options.get("m"),
+            options.get("t", ""), options.get("m"), note,
         )  # fmt: skip

@@ -14,15 +14,21 @@ import pytest
 import scipy.sparse
 import scipy.special
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor, make_column_selector
 from sklearn.datasets import load_iris
 from sklearn.decomposition import NMF
-from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor, RandomForestRegressor
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    GradientBoostingRegressor,
+    HistGradientBoostingRegressor,
+    RandomForestRegressor,
+)
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ExpSineSquared, Matern
 from sklearn.impute import KNNImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import FeatureUnion, make_pipeline
@@ -144,6 +150,31 @@ def test_columns_of_several_kinds(encoder: Any) -> None:
     for name in ("age", "bmi", "bp"):
         above, below = (estimator.predict(FRAME.assign(**{name: FRAME[name] + s})) for s in (1e-4, -1e-4))
         np.testing.assert_allclose(found[name][:, 0, 0], (above - below) / 2e-4, rtol=1e-6, atol=1e-7)
+
+
+def test_columns_chosen_by_their_types_inside_of_a_search() -> None:
+    chooser = ColumnTransformer(
+        [
+            ("n", StandardScaler(), make_column_selector(dtype_include=float)),
+            ("w", OneHotEncoder(), make_column_selector(dtype_include=int)),
+        ]
+    )
+    search = GridSearchCV(make_pipeline(chooser, Ridge()), {"ridge__alpha": [0.1, 1.0]}, cv=2)
+    estimator = TransformedTargetRegressor(search, func=np.log, inverse_func=np.exp).fit(FRAME, Y)
+    f = onnxgrad.load(estimator, sample=FRAME)
+    assert f.inputs[4].dtype == np.int64
+    np.testing.assert_allclose(f(FRAME)[:, 0], estimator.predict(FRAME), rtol=1e-12)
+    assert set(f.jacobian(FRAME)) == {"age", "bmi", "bp"}
+
+
+def test_columns_in_another_order() -> None:
+    """Columns are found by name, as `fit` knew them."""
+    chooser = ColumnTransformer([("n", StandardScaler(), ["age", "bp"])], remainder="drop")
+    estimator = make_pipeline(chooser, Ridge()).fit(FRAME, Y)
+    other = FRAME[["ward", "bp", "sex", "age", "bmi"]]
+    f = onnxgrad.load(estimator, sample=other)
+    np.testing.assert_allclose(f(FRAME), f(other), rtol=1e-15)
+    np.testing.assert_allclose(f(FRAME)[:, 0], estimator.predict(FRAME), rtol=1e-12)
 
 
 # --- derivatives a user asks for -------------------------------------------------------------------
@@ -295,6 +326,14 @@ class Doubled(Ridge):
 
 # --- refusals -------------------------------------------------------------------------------------
 
+
+def _old_boosting() -> Any:
+    """As scikit-learn 1.5 made it."""
+    model = AdaBoostClassifier(n_estimators=2, random_state=0).fit(IRIS, KINDS)
+    model.algorithm = "SAMME.R"
+    return model
+
+
 TEXTS = ["one two", "two three", "three four five"] * 10
 
 REFUSED = {
@@ -340,6 +379,7 @@ REFUSED = {
         make_pipeline(ColumnTransformer([("a", StandardScaler(), ["age"])]), Ridge()).fit(FRAME, Y), X, None,
         "the sample has 3 features, and this Pipeline was fitted on 5",
     ),
+    "algorithm": (_old_boosting(), IRIS, None, "fitted with algorithm='SAMME.R', which is not known; fit it with alg"),
     "numbers wanted": (
         make_pipeline(ColumnTransformer([("a", "passthrough", ["sex"])]), FunctionTransformer()).fit(FRAME), FRAME,
         "transform", "it takes numbers, and is given texts; encode them first",

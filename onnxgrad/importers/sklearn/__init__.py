@@ -218,7 +218,7 @@ def _refused(path: Sequence[tuple[str, Any]], refusal: Unsupported) -> str:
 def _inputs(g: Emitter, estimator: Any, sample: Any) -> Tensor | Columns:
     """Add the inputs."""
     if _is_frame(sample) and _contains(estimator, ["ColumnTransformer"]):
-        encoded = set(_encoded(estimator, list(map(str, sample.columns))))
+        encoded = set(_encoded(estimator, sample))
         return Columns(
             (str(c), g.op.input(str(c), _type(g, _values(sample[c]), str(c) in encoded), (SAMPLES, 1)))
             for c in sample.columns
@@ -304,18 +304,22 @@ def _compare(name: str, method: str, found: Any, expected: Any, tolerance: float
 # --- estimators and samples -------------------------------------------------------------------------
 
 
-def _encoded(estimator: Any, names: Sequence[str]) -> Iterable[str]:
+def _encoded(estimator: Any, sample: Any) -> Iterable[str]:
     """Yield the columns that the encoders of its first `ColumnTransformer` take."""
     chooser = next(part for part in _parts(estimator) if _is_a(part, ["ColumnTransformer"]))
-    for _, transformer, chosen in chooser.transformers_:
-        if hasattr(transformer, "get_params") and _contains(transformer, _ENCODERS):
-            if isinstance(chosen, str):
-                yield chosen
-            elif isinstance(chosen, slice) and not any(isinstance(end, str) for end in (chosen.start, chosen.stop)):
-                yield from names[chosen]
-            else:
-                picked = np.asarray(chosen)
-                yield from picked if picked.dtype.kind in "OU" else np.asarray(names)[picked].reshape(-1)
+    names = list(map(str, sample.columns))
+    for _, transformer, chosen in getattr(chooser, "transformers_", chooser.transformers):  # parameters are not fitted
+        if not hasattr(transformer, "get_params") or not _contains(transformer, _ENCODERS):
+            continue
+        if callable(chosen):
+            chosen = chosen(sample)
+        if isinstance(chosen, str):
+            yield chosen
+        elif isinstance(chosen, slice) and not any(isinstance(end, str) for end in (chosen.start, chosen.stop)):
+            yield from names[chosen]
+        else:
+            picked = np.asarray(chosen)
+            yield from picked if picked.dtype.kind in "OU" else np.asarray(names)[picked].reshape(-1)
 
 
 def _is_double(sample: Any) -> bool:

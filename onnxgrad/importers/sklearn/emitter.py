@@ -57,12 +57,6 @@ def formula_of(estimator: Any, method: str) -> Formula | None:
     return _FORMULAS.get((kind.__name__, method)) if kind.__module__.split(".")[0] == "sklearn" else None
 
 
-def has_formulas(estimator: Any) -> bool:
-    """Whether there is a formula for any method of an estimator."""
-    kind = type(estimator)
-    return kind.__module__.split(".")[0] == "sklearn" and any(name == kind.__name__ for name, _ in _FORMULAS)
-
-
 class Emitter:
     """What formulas are written with.
 

@@ -62,7 +62,11 @@ def hopeless(estimator: Any) -> Unsupported | None:
 
 
 def leaf(g: Emitter, estimator: Any, method: str, x: Given) -> Any:
-    """Emit what a method gives that there is no formula of its own for."""
+    """Emit what a method gives that there is no formula of its own for.
+
+    Raises:
+        Unsupported: if it cannot be written.
+    """
     name = type(estimator).__name__
     ours = type(estimator).__module__.split(".")[0] == "sklearn"
     if outputs.follows(estimator, method):
@@ -74,7 +78,7 @@ def leaf(g: Emitter, estimator: Any, method: str, x: Given) -> Any:
         return preprocessing.ENCODERS[name](g, estimator, x)
     if not hasattr(estimator, "fit"):
         raise Unsupported("it is no estimator", "give an object of scikit-learn")
-    if method in ("predict_log_proba",):
+    if method == "predict_log_proba":
         return outputs.derived(method)(g, estimator, x)
     if method == "index":
         if hasattr(estimator, "predict_proba"):
@@ -109,10 +113,10 @@ def _converted(g: Emitter, estimator: Any, method: str, x: Given) -> Tensor:
     found = g.op.inline(model.graph, {entry: g.op.cast(single, dtype) if dtype != single.dtype else single})
     second = method in _SECOND and len(found) > 1
     result = found[1 if second else 0]
-    if result is not None and single.shape and result.shape[1:2] != () and isinstance(result.shape[1], int):
-        g.op.retype(result, (single.shape[0], result.shape[1]))
     if result is None:
         raise Unsupported(f"skl2onnx makes a model of it that gives no tensor for {method}", "convert the other steps")
+    if result.rank == 2 and isinstance(result.shape[1], int):  # nothing is inferred of the rows of some operators
+        g.op.retype(result, (single.shape[0], result.shape[1]))
     if result.is_float:
         result = g.op.cast(result, g.dtype)
         return g.op.unsqueeze(result, [1]) if result.rank == 1 else result

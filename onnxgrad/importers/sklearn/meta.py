@@ -332,6 +332,8 @@ def boost(g: Emitter, model: Any, x: Given) -> Tensor:
 @formula("AdaBoostClassifier", "decision_function")
 def boost_decision(g: Emitter, model: Any, x: Given) -> Tensor:
     """Weighted votes."""
+    old = getattr(model, "algorithm", None) == "SAMME.R"  # was the default before scikit-learn 1.6
+    refuse(old, "it was fitted with algorithm='SAMME.R', which is not known", "fit it with algorithm='SAMME'")
     n, weights = len(model.classes_), model.estimator_weights_[: len(model.estimators_)]
     parts = []
     for i, (estimator, w) in enumerate(zip(model.estimators_, weights, strict=True)):
