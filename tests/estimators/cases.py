@@ -251,9 +251,10 @@ def every_class() -> Iterator[Case]:
     """Yield one case for each public class of scikit-learn."""
     for name, kind in KINDS.items():
         needed = _NEEDED.get(name, {})
+        arguments = _random(kind, needed)
         stated = ", ".join(f"{k}={' '.join(_spelled(v).split())}" for k, v in needed.items() if k != "random_state")
         yield Case(
-            name, stated, lambda kind=kind, a=_random(kind, needed): kind(**a), _DATA.get(name, "X"),
+            name, stated, lambda kind=kind, a=arguments: kind(**a), _DATA.get(name, "X"),
             _TARGET.get(name, ""),
         )  # fmt: skip
 

@@ -105,7 +105,7 @@ def by_columns(g: Emitter, model: Any, x: Given) -> Tensor:
         chosen = [int(i) for i in model._transformer_to_input_indices[name]]
         if (isinstance(step, str) and step == "drop") or not chosen:
             continue
-        picked = _picked(g, x, chosen)
+        picked = _picked(g, x, chosen, getattr(model, "feature_names_in_", None))
         if not isinstance(step, str):
             picked = g.call(step, "transform", picked, name)
         part = g.numbers(picked)
@@ -113,11 +113,11 @@ def by_columns(g: Emitter, model: Any, x: Given) -> Tensor:
     return g.join(parts)
 
 
-def _picked(g: Emitter, x: Given, chosen: Sequence[int]) -> Any:
-    """Some columns; those of texts as one matrix."""
+def _picked(g: Emitter, x: Given, chosen: Sequence[int], fitted: Any) -> Given:
+    """Some columns, by their positions among those that `fit` knew; those of one type as one matrix."""
     if not isinstance(x, Columns):
         return g.columns(x, chosen)
-    names = list(x)
+    names = list(x) if fitted is None else list(map(str, fitted))
     columns = Columns({names[i]: x[names[i]] for i in chosen})
     kinds = {column.dtype for column in columns.values()}
     return g.join(list(columns.values())) if len(kinds) == 1 else columns
