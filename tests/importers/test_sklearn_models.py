@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import scipy.special
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, is_regressor
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor, make_column_selector
 from sklearn.datasets import load_iris
 from sklearn.decomposition import NMF
+from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.ensemble import (
     AdaBoostClassifier,
     GradientBoostingRegressor,
@@ -24,13 +25,16 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ExpSineSquared, Matern
+from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ExpSineSquared, Matern
 from sklearn.impute import KNNImputer
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsRegressor
-from sklearn.neural_network import MLPRegressor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -39,6 +43,7 @@ from sklearn.preprocessing import (
     OrdinalEncoder,
     PolynomialFeatures,
     PowerTransformer,
+    QuantileTransformer,
     SplineTransformer,
     StandardScaler,
     TargetEncoder,
@@ -218,6 +223,43 @@ def test_the_gradient_by_the_weights_of_a_network_is_what_training_saw() -> None
     for i in range(2):
         step = network.coefs_[i] - before[i]
         np.testing.assert_allclose(step, -1e-3 / 2 * found[f"grad_cost_coefs_{i}"], rtol=1e-9, atol=1e-15)
+
+
+CURVED = {
+    "support vectors": make_pipeline(StandardScaler(), SVR()),
+    "kernel ridge": KernelRidge(kernel="polynomial"),
+    "naive Bayes": GaussianNB(),
+    "quadratic discriminants": QuadraticDiscriminantAnalysis(),
+    "mixture": GaussianMixture(2, random_state=0),
+    "quantiles of the normal distribution": make_pipeline(
+        QuantileTransformer(n_quantiles=10, output_distribution="normal"), MLPClassifier((4,), "tanh", max_iter=1)
+    ),
+    "process of classes": GaussianProcessClassifier(RBF(2.0), optimizer=None),
+    "targets": TransformedTargetRegressor(
+        make_pipeline(SplineTransformer(), Ridge()), transformer=PowerTransformer(), check_inverse=False
+    ),
+    "neighbors": KNeighborsRegressor(weights="distance"),
+}
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_second_order(name: str) -> None:
+    """Against differences of the Jacobian, at points where it has no kink nearby."""
+    estimator = CURVED[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one iteration is no training
+        estimator.fit(X, Y if is_regressor(estimator) else np.median(Y) < Y)
+    method = "score_samples" if name == "mixture" else None
+    f = onnxgrad.load(estimator, sample=X, method=method)
+    of = f.outputs[-1].name
+    index = None if f.outputs[-1].shape[1] == 1 else 1
+    at = X[:6] * 0.6 + 0.123
+    expected, settled = differences(lambda x: np.reshape(f.jacobian(x, of=of)[:, index or 0], (len(x), 3)), at)
+    found = f.hessian(at, of=of, **({} if index is None else {"index": index}))
+    assert settled.sum() >= 3
+    np.testing.assert_allclose(
+        found.reshape(6, 3, 3)[settled], expected[settled], rtol=1e-7, atol=1e-8 * np.abs(expected).max()
+    )
 
 
 @pytest.mark.parametrize("kernel", [Matern(nu=1.5), Matern(nu=2.5), ExpSineSquared(1.0, 9.0)])
