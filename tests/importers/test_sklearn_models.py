@@ -18,22 +18,30 @@ from sklearn.compose import ColumnTransformer, TransformedTargetRegressor, make_
 from sklearn.datasets import load_iris
 from sklearn.decomposition import NMF
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import (
     AdaBoostClassifier,
+    BaggingClassifier,
+    GradientBoostingClassifier,
     GradientBoostingRegressor,
     HistGradientBoostingRegressor,
     RandomForestRegressor,
+    StackingClassifier,
+    VotingClassifier,
 )
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ExpSineSquared, Matern
-from sklearn.impute import KNNImputer
+from sklearn.impute import IterativeImputer, KNNImputer
+from sklearn.kernel_approximation import Nystroem
 from sklearn.kernel_ridge import KernelRidge
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, RidgeClassifier
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OutputCodeClassifier
 from sklearn.naive_bayes import GaussianNB
-from sklearn.neighbors import KNeighborsRegressor
+from sklearn.neighbors import KNeighborsRegressor, RadiusNeighborsClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import (
@@ -170,6 +178,17 @@ def test_columns_chosen_by_their_types_inside_of_a_search() -> None:
     assert f.inputs[4].dtype == np.int64
     np.testing.assert_allclose(f(FRAME)[:, 0], estimator.predict(FRAME), rtol=1e-12)
     assert set(f.jacobian(FRAME)) == {"age", "bmi", "bp"}
+
+
+def test_several_models_of_skl2onnx_in_one() -> None:
+    texts = FRAME.assign(kind=["u", "v"] * 15)[["sex", "kind", "age"]]
+    encoders = [("s", OneHotEncoder(), ["sex"]), ("k", OneHotEncoder(), ["kind"]), ("o", OrdinalEncoder(), ["sex"])]
+    chooser = ColumnTransformer(encoders, remainder="passthrough")
+    estimator = make_pipeline(chooser, Ridge()).fit(texts, Y)
+    f = onnxgrad.load(estimator, sample=texts)
+    assert f.inputs[2].dtype == np.float64
+    np.testing.assert_allclose(f(texts)[:, 0], estimator.predict(texts), rtol=1e-7)
+    onnx.checker.check_model(_proto(f), full_check=True)
 
 
 def test_columns_in_another_order() -> None:
@@ -366,6 +385,48 @@ class Doubled(Ridge):
         return 2 * super().predict(x)
 
 
+LETTERS = np.array(["a", "b", "c"])[np.digitize(Y, np.quantile(Y, [0.3, 0.7]))]
+CODES = rng.integers(0, 3, size=(30, 2)).astype(float)
+FURTHER = {
+    "imputer in turns": (IterativeImputer(skip_complete=True, max_iter=2, add_indicator=True), HOLES, None),
+    "imputer from two": (IterativeImputer(n_nearest_features=2, max_iter=2, random_state=0, max_value=1), HOLES, None),
+    "encoder of several classes": (TargetEncoder(cv=2), CODES, LETTERS),
+    "discriminants by eigenvalues": (QuadraticDiscriminantAnalysis(solver="eigen", shrinkage=0.1), X, LETTERS),
+    "no outliers": (RadiusNeighborsClassifier(3.0), X, LETTERS),
+    "constant label": (DummyClassifier(strategy="constant", constant="b"), X, LETTERS),
+    "fitted on a sparse matrix": (SVC(), scipy.sparse.csr_matrix(X), LETTERS),
+    "stack of labels": (
+        StackingClassifier([("a", SVC()), ("b", RidgeClassifier())], cv=2, stack_method="predict"), X, LETTERS
+    ),
+    "votes": (
+        VotingClassifier([("a", SVC()), ("b", GaussianNB()), ("c", RidgeClassifier())], weights=[2, 1, 1.5]), X, LETTERS
+    ),
+    "codes": (OutputCodeClassifier(SVC(), random_state=0), X, LETTERS),
+    "several trees": (RandomForestRegressor(3, random_state=0), X, X[:, :2]),
+    "boosting from zero": (GradientBoostingClassifier(init="zero", n_estimators=3), X, LETTERS),
+    "missing classes in bags": (
+        BaggingClassifier(GaussianNB(), max_features=0.7, max_samples=0.2, n_estimators=4, random_state=0), X, LETTERS
+    ),
+    "missing numbers of splines": (SplineTransformer(handle_missing="zeros"), HOLES, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_further_choices(name: str) -> None:
+    estimator, x, y = FURTHER[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of iterations that are not at their end
+        estimator.fit(x, y)
+        x = x.toarray() if scipy.sparse.issparse(x) else x
+        method = "transform" if y is None or name.startswith("encoder") else "predict"
+        f = onnxgrad.load(estimator, sample=x, method=method)
+        expected = getattr(estimator, method)(x)
+    if expected.dtype.kind == "U":
+        np.testing.assert_array_equal(np.asarray(f(x)), expected)
+    else:
+        np.testing.assert_allclose(f(x), expected, rtol=1e-10, atol=1e-13)
+
+
 # --- refusals -------------------------------------------------------------------------------------
 
 
@@ -373,6 +434,12 @@ def _old_boosting() -> Any:
     """As scikit-learn 1.5 made it."""
     model = AdaBoostClassifier(n_estimators=2, random_state=0).fit(IRIS, KINDS)
     model.algorithm = "SAMME.R"
+    return model
+
+
+def _damaged() -> Any:
+    model = Ridge().fit(X, Y)
+    del model.coef_
     return model
 
 
@@ -422,6 +489,18 @@ REFUSED = {
         "the sample has 3 features, and this Pipeline was fitted on 5",
     ),
     "algorithm": (_old_boosting(), IRIS, None, "fitted with algorithm='SAMME.R', which is not known; fit it with alg"),
+    "random labels": (
+        DummyClassifier(strategy="uniform").fit(IRIS, KINDS), IRIS, None,
+        "strategy='uniform' draws labels at random; ask for its predict_proba",
+    ),
+    "kernel parameters": (
+        Nystroem(kernel_params={"gamma": 2.0}, n_components=5).fit(X), X, None, "its kernel has kernel_params; give",
+    ),
+    "missing category": (
+        OrdinalEncoder().fit([[1.0], [np.nan]]), np.array([[1.0], [np.nan]]), None,
+        "this OrdinalEncoder computes something else: on the sample it is no number where `tr",
+    ),
+    "damaged": (_damaged(), X, None, r"this Ridge cannot be converted: it is not as scikit-learn leaves it .*'coef_'"),
     "numbers wanted": (
         make_pipeline(ColumnTransformer([("a", "passthrough", ["sex"])]), FunctionTransformer()).fit(FRAME), FRAME,
         "transform", "it takes numbers, and is given texts; encode them first",

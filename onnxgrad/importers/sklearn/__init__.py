@@ -196,6 +196,10 @@ def _emitted(
                 values.append(value)
     except Unsupported as refusal:
         raise ModelReadError(_refused(g.path, refusal)) from refusal
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # formulas rely on what `fit` leaves behind
+        why = f"it is not as scikit-learn leaves it after fitting ({type(error).__name__}: {error})"
+        remedy = "fit it again, or report it with the version of scikit-learn"
+        raise ModelReadError(_refused(g.path, Unsupported(why, remedy))) from error
     if g.narrow and dtype == ir.DataType.DOUBLE:
         names = ", ".join(sorted(set(g.narrow)))
         warnings.warn(
@@ -286,17 +290,21 @@ def _compare(name: str, method: str, found: Any, expected: Any, tolerance: float
             f"and `{method}` gives one of {list(expected.shape)}; report it"
         )
     if expected.dtype.kind not in "fiub" or found.dtype.kind not in "fiub":
-        near, worst = found.astype(str) == expected.astype(str), "other labels"
+        near, worst = found.astype(str) == expected.astype(str), f"its labels are not those of `{method}`"
     else:
         found, expected = found.astype(np.float64), expected.astype(np.float64)
         finite = expected[np.isfinite(expected)]
         scale = tolerance * float(np.max(np.abs(finite), initial=0))
         near = np.isclose(found, expected, rtol=tolerance, atol=scale, equal_nan=True)
-        with np.errstate(invalid="ignore"):
-            worst = f"off by up to {np.nanmax(np.abs(found - expected), initial=0):.3g}"
+        if (np.isnan(found) != np.isnan(expected)).any():
+            worst = f"it is no number where `{method}` gives one, or the other way round"
+        else:
+            with np.errstate(invalid="ignore"):  # of infinities
+                off = np.nanmax(np.abs(found - expected), initial=0)
+            worst = f"it is off by up to {off:.3g} from `{method}`"
     if near.all(axis=1).mean() < share:
         raise ModelReadError(
-            f"the model made of this {name} computes something else: on the sample it is {worst} from `{method}`; "
+            f"the model made of this {name} computes something else: on the sample {worst}; "
             "replace the step that is at fault, or report it"
         )
 

@@ -60,6 +60,14 @@ def distances(g: Emitter, x: Tensor, points: Any, metric: str, params: dict[str,
     return op.Where(none, 0, op.Pow(op.Where(none, 1, total), 1 / float(p)))
 
 
+def inverse(g: Emitter, far: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Weights ``1 / d`` of neighbors (`counted` times); where some are at a distance of zero, only those count."""
+    op, here = g.op, g.op.Equal(far, 0)
+    flags = op.cast(here, g.dtype)
+    some = op.Greater(op.ReduceMax(flags, [1], keepdims=1), 0)
+    return op.Where(some, flags, (1 if counted is None else counted) / op.Where(here, 1, far))
+
+
 # --- kernels by name, as sklearn.metrics.pairwise has them ------------------------------------------------
 
 

@@ -73,6 +73,7 @@ class Emitter:
         self.dtype = dtype
         self.path: list[tuple[str, Any]] = []
         self._known: dict[Any, Tensor] = {}
+        self._grafts = 0
         self.borrowed: list[str] = []
         self.narrow: list[str] = []
 
@@ -140,6 +141,19 @@ class Emitter:
     def constant(self, array: Any) -> Tensor:
         """Return numbers that are part of a formula."""
         return self.op.constant(np.asarray(array), self.dtype)
+
+    # --- other models ----------------------------------------------------------------------------
+
+    def graft(self, model: ir.Model, x: Tensor) -> list[Tensor | None]:
+        """Put in a model, in the working form, of one input; return its outputs."""
+        self._grafts += 1
+        imports = self.op.model.graph.opset_imports
+        for domain, version in model.graph.opset_imports.items():  # all are written for one version, and may say less
+            imports[domain] = max(imports.get(domain, 1), version)
+        for node in model.graph.all_nodes():
+            node.name = f"{self.op.scope}/graft{self._grafts}/{node.name}"
+        (entry,) = model.graph.inputs
+        return self.op.inline(model.graph, {entry: x})
 
     # --- shorthands ------------------------------------------------------------------------------
 

@@ -201,6 +201,7 @@ def ridge(g: Emitter, model: Any, x: Given) -> Tensor:
 @formula("Nystroem", "transform")
 def nystroem(g: Emitter, model: Any, x: Given) -> Tensor:
     """``k(x, C) Nᵀ``."""
+    refuse(model.kernel_params, "its kernel has kernel_params", "give them as gamma, degree and coef0")
     return _named(g, model, x, model.components_) @ g.weight("normalization_", model.normalization_.T)
 
 

@@ -107,10 +107,7 @@ def _converted(g: Emitter, estimator: Any, method: str, x: Given) -> Tensor:
         g.narrow.append(type(estimator).__name__)
     g.borrowed.append(type(estimator).__name__)
     model = working_form(read(proto))
-    for domain, version in model.graph.opset_imports.items():
-        g.op.model.graph.opset_imports.setdefault(domain, version)
-    (entry,) = model.graph.inputs
-    found = g.op.inline(model.graph, {entry: g.op.cast(single, dtype) if dtype != single.dtype else single})
+    found = g.graft(model, g.op.cast(single, dtype) if dtype != single.dtype else single)
     second = method in _SECOND and len(found) > 1
     result = found[1 if second else 0]
     if result is None:

@@ -211,6 +211,13 @@ def dummy(g: Emitter, model: Any, x: Given) -> Tensor:
     return repeated(g, x, model.constant_)
 
 
+@formula("DummyClassifier", "index")
+def dummy_index(g: Emitter, model: Any, x: Given) -> Tensor:
+    """The most frequent class, or the one that was given."""
+    refuse(model.strategy == "uniform", "strategy='uniform' draws labels at random", "ask for its predict_proba")
+    return g.largest(dummy_classes(g, model, x))
+
+
 @formula("DummyClassifier", "predict_proba")
 def dummy_classes(g: Emitter, model: Any, x: Given) -> Tensor:
     """The shares of the classes, or all on one."""

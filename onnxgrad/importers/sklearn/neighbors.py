@@ -35,11 +35,7 @@ def _weights(g: Emitter, model: Any, far: Tensor) -> Tensor | None:
     if model.weights in (None, "uniform"):
         return None
     refuse(model.weights != "distance", "its weights are a function", "use weights='uniform' or 'distance'")
-    op = g.op
-    here = op.Equal(far, 0)
-    flags = op.cast(here, g.dtype)
-    some = op.Greater(op.ReduceMax(flags, [1], keepdims=1), 0)
-    return op.Where(some, flags, 1 / op.Where(here, 1, far))
+    return distances.inverse(g, far)
 
 
 def _average(g: Emitter, values: Array, weights: Tensor | None, which: Tensor) -> Tensor:
@@ -75,14 +71,10 @@ def _within(g: Emitter, model: Any, x: Given) -> tuple[Tensor, Tensor]:
     """Return weights of all points, zero beyond the radius, and whether there are any."""
     op, far = g.op, _distances(g, model, x)
     inside = op.cast(op.LessOrEqual(far, float(model.radius)), g.dtype)
+    weights = inside
     if model.weights not in (None, "uniform"):
         refuse(model.weights != "distance", "its weights are a function", "use weights='uniform' or 'distance'")
-        here = op.Equal(far, 0)
-        flags = op.cast(here, g.dtype)
-        some = op.Greater(op.ReduceMax(flags, [1], keepdims=1), 0)
-        weights = op.Where(some, flags, inside / op.Where(here, 1, far))
-    else:
-        weights = inside
+        weights = distances.inverse(g, far, inside)
     return weights, op.Greater(op.ReduceMax(inside, [1], keepdims=1), 0)
 
 
@@ -98,14 +90,16 @@ def neighborhood(g: Emitter, model: Any, x: Given) -> Tensor:
 
 @formula("RadiusNeighborsClassifier", "predict_proba")
 def neighborhood_classes(g: Emitter, model: Any, x: Given) -> Tensor:
-    """Shares of the classes within a radius; all of it for the class of outliers where there are none."""
+    """Shares of the classes within a radius; where there are none, all for the class of outliers, or no number."""
     _one_output(model)
     weights, some = _within(g, model, x)
     total = g.op.Where(some, g.total(weights), 1)
     classes = list(model.classes_)
     outliers = np.zeros((1, len(classes)))
     label = model.outlier_label_
-    if label is not None and label[0] in classes:
+    if label is None:
+        outliers[:] = np.nan
+    elif label[0] in classes:
         outliers[0, classes.index(label[0])] = 1
     found = weights @ g.weight("_y", np.eye(len(classes))[model._y]) / total
     return g.op.Where(some, found, g.constant(outliers))

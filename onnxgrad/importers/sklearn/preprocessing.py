@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph.tensor import Tensor
-from onnxgrad.importers.sklearn.distances import unit_rows
+from onnxgrad.importers.sklearn.distances import inverse, unit_rows
 from onnxgrad.importers.sklearn.emitter import INT64, Emitter, Given, formula, refuse
 from onnxgrad.importers.sklearn.functions import (
     ELEMENTWISE,
@@ -259,7 +259,8 @@ def _splines(g: Emitter, model: Any, x: Tensor, spline: Any) -> Tensor:
         y = y + op.Max(x - high, g.constant(0.0)) * g.weight("slopes_behind", right)
     elif model.extrapolation == "error":
         y = op.Where(op.Or(op.Less(x, low), op.Greater(x, high)), math.nan, y)
-    return y
+    zeros = getattr(model, "handle_missing", "error") == "zeros"
+    return op.Where(op.IsNaN(x), 0, y) if zeros else y
 
 
 def _piecewise(g: Emitter, x: Tensor, knots: Array, pieces: Array) -> Tensor:
@@ -369,12 +370,7 @@ def _from_donors(g: Emitter, model: Any, far: Tensor, j: int) -> Tensor:
         "TopK", g.columns(far, donors), [min(model.n_neighbors, len(donors))], axis=1, largest=0, outputs=2
     )
     shared = op.cast(op.Less(near, 1e30 if g.dtype == ir.DataType.FLOAT else 1e300), g.dtype)
-    weights = shared
-    if model.weights == "distance":
-        here = op.Equal(near, 0)
-        flags = op.cast(here, g.dtype)
-        some = op.Greater(op.ReduceMax(flags, [1], keepdims=1), 0)
-        weights = op.Where(some, flags, shared / op.Where(here, 1, near))
+    weights = inverse(g, near, shared) if model.weights == "distance" else shared
     total = g.total(weights)
     lost = op.Equal(total, 0)
     mean = g.total(op.Gather(g.weight("donors", values), which, axis=0) * weights) / op.Where(lost, 1, total)
@@ -414,8 +410,8 @@ def bins(g: Emitter, model: Any, x: Given) -> Tensor:
 
 
 def _encodes_numbers(model: Any) -> bool:
-    categories = list(model.categories_)
-    return all(np.asarray(c).dtype.kind in "fiub" for c in categories)
+    categories = [np.asarray(c) for c in model.categories_]
+    return all(c.dtype.kind in "iub" or (c.dtype.kind == "f" and not np.isnan(c).any()) for c in categories)
 
 
 def _steps(g: Emitter, column: Tensor, categories: Any) -> Tensor:

@@ -103,8 +103,7 @@ def put_in(g: Emitter, node: onnx.NodeProto, x: Tensor, width: int) -> Tensor:
     )  # fmt: skip
     imports = [onnx.helper.make_opsetid("", WORKING_OPSET), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
     model = working_form(read(onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)))
-    g.op.model.graph.opset_imports.setdefault("ai.onnx.ml", 3)
-    (found,) = g.op.inline(model.graph, {model.graph.inputs[0]: x})
+    (found,) = g.graft(model, x)
     assert found is not None
     g.op.retype(found, (x.shape[0], width))
     return found
