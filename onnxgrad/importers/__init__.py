@@ -29,10 +29,10 @@ def _is_estimator(source: Any) -> bool:
     return any(base.__module__.split(".")[0] == "sklearn" for base in kind.__mro__)
 
 
-def _from_estimator(source: Any, sample: Any) -> Imported:
+def _from_estimator(source: Any, sample: Any, method: Any = None) -> Imported:
     from onnxgrad.importers.sklearn import convert
 
-    return convert(source, sample)
+    return convert(source, sample, method)
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -109,6 +109,6 @@ def read_file(path: str | os.PathLike[str], variable: str | None = None, dtype: 
 
 
 register_reader(is_file, lambda path: read_file(path))
-register_importer(_is_estimator, _from_estimator)
+register_importer(_is_estimator, _from_estimator, methods=True)
 for _format in FORMATS:
     register_file_importer(_format.has, lambda path, variable: Imported(read_file(path, variable)), _format.what)

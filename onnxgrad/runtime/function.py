@@ -34,6 +34,7 @@ def load(
     source: Source | Any,
     sample: Any = None,
     *,
+    method: str | Sequence[str] | None = None,
     variable: str | None = None,
     providers: Sequence[Provider] | None = None,
     session_options: SessionOptions | None = None,
@@ -54,6 +55,8 @@ def load(
             (.pmml, .xml).
         sample: for an estimator, some rows of its input, of which the number of columns, their types, and the names
             of those of a data frame are taken.
+        method: for an estimator, the method to compute, or several: "predict", "predict_proba", "decision_function",
+            "transform", "predict_std" and the like. None: "predict", with the probabilities or scores of a classifier.
         variable: which network of a file is meant: the variable of a .mat file, or the modelName in a PMML file.
             None: the only one.
         providers: onnxruntime's execution providers in order of preference, each a name or a name with options. None:
@@ -73,7 +76,9 @@ def load(
     settings.check()
     if max_bytes < 1:
         raise ValueError(f"max_bytes={max_bytes} is no number of bytes")
-    return Function(find(source, sample, straight_through, variable), settings, int(max_bytes), straight_through)
+    return Function(
+        find(source, sample, straight_through, variable, method), settings, int(max_bytes), straight_through
+    )
 
 
 class Function:

@@ -37,20 +37,27 @@ class Imported:
     columns: tuple[str, ...] | None = None
 
 
-#: ``convert(source, sample)``; `sample` is a few rows of input, or None.
-Convert = Callable[[Any, Any], Imported]
+#: ``convert(source, sample)``; `sample` is a few rows of input, or None. Where a source has several methods to compute,
+#: ``convert(source, sample, method)``; `method` is a name, several, or None.
+Convert = Callable[..., Imported]
 #: ``convert(path, variable)``; `variable` is the name of what is meant among several things in a file, or None.
 ConvertFile = Callable[[Any, "str | None"], Imported]
 
 _IMPORTERS: list[tuple[Callable[[Any], bool], Convert]] = []
+_WITH_METHODS: set[Convert] = set()
 _FILE_IMPORTERS: list[tuple[Callable[[Any], bool], ConvertFile]] = []
 #: What is in the files that importers take, for messages.
 _IN_FILES: list[str] = []
 
 
-def register_importer(applies: Callable[[Any], bool], convert: Convert) -> None:
-    """Let `load` take a further kind of source: where ``applies(source)`` holds, which must be quick to say."""
+def register_importer(applies: Callable[[Any], bool], convert: Convert, methods: bool = False) -> None:
+    """Let `load` take a further kind of source: where ``applies(source)`` holds, which must be quick to say.
+
+    `methods` says whether such a source has several methods to compute.
+    """
     _IMPORTERS.append((applies, convert))
+    if methods:
+        _WITH_METHODS.add(convert)
 
 
 def register_file_importer(applies: Callable[[Any], bool], convert: ConvertFile, what: str) -> None:
@@ -85,26 +92,39 @@ class Origin:
         return _origin, (file, self.columns)
 
 
-def find(source: Any, sample: Any = None, straight_through: bool = False, variable: str | None = None) -> Origin:
+def find(
+    source: Any,
+    sample: Any = None,
+    straight_through: bool = False,
+    variable: str | None = None,
+    method: str | Sequence[str] | None = None,
+) -> Origin:
     """Return the model that `source` is, holds or points to; the standard's `Gradient` nodes, which onnxruntime does
     not have, are replaced.
 
     Raises:
         ModelReadError: if there is none.
     """
-    origin = _find(source, sample, variable)
+    origin = _find(source, sample, variable, method)
     if not has_gradients(origin.model):
         return origin
     return Origin(read(lower_gradients(origin.model, straight_through=straight_through)), None, origin.columns)
 
 
-def _find(source: Any, sample: Any, variable: str | None) -> Origin:
+def _find(source: Any, sample: Any, variable: str | None, method: str | Sequence[str] | None) -> Origin:
     for applies, convert in _IMPORTERS:
         if applies(source):
             if variable is not None:
                 raise _no_variables(variable, source)
-            imported = convert(source, sample)
+            if convert in _WITH_METHODS:
+                imported = convert(source, sample, method)
+            elif method is not None:
+                raise _no_methods(method, source)
+            else:
+                imported = convert(source, sample)
             return _origin(imported.model.SerializeToString(), imported.columns)
+    if method is not None:
+        raise _no_methods(method, source)
     if sample is not None:
         raise ModelReadError(
             f"a sample is of use only with a source that is converted to ONNX first, and {_describe(source)} is not; "
@@ -140,6 +160,13 @@ def _origin(source: str | os.PathLike[str] | bytes, columns: Sequence[str] | Non
         return Origin(model, path, names)
     with open(path, "rb") as file:
         return Origin(model, file.read(), names)
+
+
+def _no_methods(method: Any, source: Any) -> ModelReadError:
+    return ModelReadError(
+        f"method={method!r} is of use only with an estimator of scikit-learn, and {_describe(source)} is none; "
+        "leave it out"
+    )
 
 
 def _no_variables(variable: str, source: Any) -> ModelReadError:
