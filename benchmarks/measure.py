@@ -150,6 +150,7 @@ def use_threads(threads: int) -> None:
 
 def measure(task: Task, systems: Sequence[System], effort: Effort) -> list[Timing]:
     """Return what came of each system."""
+    BUILD.mkdir(parents=True, exist_ok=True)
     timings = {system.name: Timing(system.name) for system in systems}
     processes: dict[str, Process] = {}
     try:
