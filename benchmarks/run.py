@@ -36,13 +36,13 @@ def choose_tasks(only: Sequence[str], quick: bool, console: Console) -> list[Tas
     Raises:
         SystemExit: if there is no such task.
     """
-    wanted = [task for task in TASKS if any(text in task.name for text in only)] if only else [*TASKS]
+    wanted = [t for t in TASKS if any(text in t.name for text in only) or (not only and (t.quick or not quick))]
     chosen = []
     for task in wanted:
         missing = missing_packages(task.network.needs)
         if missing:
             console.print(f"{task.name} is left out: {', '.join(missing)} is not installed")
-        elif task.quick or only or not quick:
+        else:
             chosen.append(task)
     if not wanted:
         names = ", ".join(task.name for task in TASKS)
