@@ -45,7 +45,7 @@ def _ways(
     direction: Tensor,
     make: Callable[[Callable[..., Any]], Callable[..., Any]],
 ) -> dict[str, Way]:
-    whole = make(partial(f, w))
+    whole = make(lambda x: f(w, x))
 
     def one(x: Tensor) -> Tensor:
         return f(w, x[None])[0]
