@@ -128,7 +128,7 @@ def _onnx_ad(
     """Return onnx-ad's session, what it is fed, and its outputs by what they are the product for."""
     import onnx_ad
 
-    model = onnx.load(path)
+    model = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
     own = {v.name for v in model.graph.input} | {v.name for v in model.graph.output}
     try:
         augmented = onnx_ad.reverse(model, layout="onnx")

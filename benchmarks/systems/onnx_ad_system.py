@@ -23,10 +23,15 @@ Array = np.ndarray[Any, Any]
 def ways(task: Task, threads: int) -> dict[str, Way]:
     """Return both modes, with all seeds in one run and one by one."""
     try:
-        return _ways(task, onnx.load(model_of(task)), threads)
+        return _ways(task, _loaded(model_of(task)), threads)
     except onnx_ad.UnsupportedOperator:  # some operators only with a fixed number of samples
-        found = _ways(task, onnx.load(model_of(task, static=True)), threads)
+        found = _ways(task, _loaded(model_of(task, static=True)), threads)
         return {f"{name}, fixed batch": way for name, way in found.items()}
+
+
+def _loaded(path: str) -> onnx.ModelProto:
+    """Return a model with the shapes of all values, which onnx-ad needs for some operators."""
+    return onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
 
 
 def _ways(task: Task, model: onnx.ModelProto, threads: int) -> dict[str, Way]:
