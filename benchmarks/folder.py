@@ -128,7 +128,12 @@ def _onnx_ad(
     """Return onnx-ad's session, what it is fed, and its outputs by what they are the product for."""
     import onnx_ad
 
-    model = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
+    model = onnx.load(path)
+    for value in model.graph.input:  # the sizes of what is fed, without which some operators are refused
+        if value.name in feeds:
+            for dim, size in zip(value.type.tensor_type.shape.dim, np.shape(feeds[value.name]), strict=True):
+                dim.dim_value = size
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     own = {v.name for v in model.graph.input} | {v.name for v in model.graph.output}
     try:
         augmented = onnx_ad.reverse(model, layout="onnx")
