@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from json import dumps
@@ -15,7 +16,7 @@ from rich.console import Console
 from benchmarks.facts import find_all
 from benchmarks.folder import SECONDS, measure_folder
 from benchmarks.measure import ROUNDS, Effort, use_threads
-from benchmarks.report import facts_tables, find
+from benchmarks.report import facts_tables, find, summary
 from benchmarks.run import Line, as_json, choose_systems, choose_tasks, measure_all, write_page
 from benchmarks.systems.registry import OURS
 
@@ -35,18 +36,21 @@ def main(
     """Measure every task for every system in turn, print tables, and write docs/benchmarks.md after a full run."""
     if context.invoked_subcommand is not None:
         return
+    start = time.monotonic()
     threads = threads or len(os.sched_getaffinity(0))
     use_threads(threads)
     console = _console(json)
     effort = Effort(threads, 1, 0.03) if quick else Effort(threads, rounds)
     chosen = choose_systems([name.strip() for name in systems.split(",") if name], console)
     lines = measure_all(choose_tasks(only or (), quick, console), chosen, effort, console)
+    console.print(summary(lines))
     facts = None if only or systems else find_all(threads, quick)
     if facts is not None:
         console.print(*facts_tables(facts), sep="\n")
         if not quick:
             for path in write_page(lines, facts, threads):
                 console.print(f"wrote {path}")
+    console.print(f"{time.monotonic() - start:.0f} s in all")
     if json:
         print(as_json(lines, facts))
     _check(lines)

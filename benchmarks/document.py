@@ -45,7 +45,12 @@ so all of its figures come from one run on one machine: {machine}. {versions}.
   Figures are medians over all turns; quartiles stand below.
 - **The same threads** for all, {threads} in this run.
 
-*Forward alone* is the network in onnxruntime, without any derivative, for the same input.
+*Forward alone* is the network in onnxruntime, without any derivative, for the same input. Some tasks have further
+columns: onnxgrad told to use one mode, and onnxgrad on the model exported with a fixed number of samples (static).
+
+`python -m benchmarks --only TASK --systems onnxgrad,JAX` measures some of it, `--quick` a little of everything, and
+`python -m benchmarks models FOLDER` the time of value and vector-Jacobian product over that of the model alone, in one
+thread, for any ONNX models.
 
 """
 

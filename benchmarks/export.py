@@ -119,7 +119,10 @@ def _by_torch(network: Network, batch: int | None, training: bool) -> onnx.Model
 
 
 def make_all(names: Sequence[str]) -> None:
-    """Make the models of tasks that are not there yet."""
+    """Make the models of tasks that are not there yet, and remove those of older sources."""
+    for path in (*BUILD.glob("*.onnx"), *BUILD.glob("*.pickle")):
+        if fingerprint() not in path.name:
+            path.unlink()
     for task in TASKS:
         if task.name in names:
             model_of(task)

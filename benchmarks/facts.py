@@ -147,8 +147,9 @@ def describe(task_name: str, threads: int) -> Described:
     start = time.perf_counter()
     model = _augmented(task, path)
     seconds = time.perf_counter() - start
-    loads = [fastest(lambda content=content: Session(content, threads), 0.3) for content in (path, model)]
-    return Described(task.name, Path(path).stat().st_size, model.ByteSize(), seconds, *loads)
+    contents = Path(path).read_bytes(), model.SerializeToString()
+    loads = [fastest(lambda content=content: Session(content, threads), 0.3) for content in contents]
+    return Described(task.name, *map(len, contents), seconds, *loads)
 
 
 def _task(name: str) -> Task:

@@ -21,7 +21,7 @@ from benchmarks.export import OPSET
 from benchmarks.processes import in_process
 from benchmarks.report import duration, ratio
 from benchmarks.systems.sessions import Session
-from benchmarks.worker import describe
+from benchmarks.worker import describe, fastest
 from onnxgrad.checks.inputs import trials
 from onnxgrad.model.read import read
 from onnxgrad.model.signature import signature
@@ -129,6 +129,11 @@ def _onnx_ad(
     import onnx_ad
 
     model = onnx.load(path)
+    for value in model.graph.input:  # the sizes of what is fed, without which some operators are refused
+        if value.name in feeds:
+            for dim, size in zip(value.type.tensor_type.shape.dim, np.shape(feeds[value.name]), strict=True):
+                dim.dim_value = size
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     own = {v.name for v in model.graph.input} | {v.name for v in model.graph.output}
     try:
         augmented = onnx_ad.reverse(model, layout="onnx")
@@ -155,18 +160,20 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _in_turn(runs: dict[str, tuple[Session, dict[str, Any]]], seconds: float) -> dict[str, float]:
-    """Return the median time of each run, measured in blocks in turn."""
+    """Return the median time of each run, measured in blocks in turn.
+
+    It is processor time, which in one thread is that of the clock, without what other processes take from it.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
-    start = time.perf_counter()
-    runs["forward"][0].run(None, runs["forward"][1])
-    count = max(int(_BLOCK / (time.perf_counter() - start)), 1)
+    session, feeds = runs["forward"]
+    count = max(round(_BLOCK / fastest(lambda: session.run(None, feeds), _BLOCK)), 1)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times["forward"]) < _ROUNDS:
         for name, (session, feeds) in runs.items():
-            start = time.perf_counter()
+            start = time.process_time()
             for _ in range(count):
                 session.run(None, feeds)
-            times[name].append((time.perf_counter() - start) / count)
+            times[name].append((time.process_time() - start) / count)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

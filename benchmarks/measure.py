@@ -18,8 +18,8 @@ from benchmarks.tasks import Task
 from benchmarks.verdict import judge
 from benchmarks.worker import serve
 
-#: Seconds that a system may take to make itself ready; torch.compile takes most of a minute for large networks.
-_READY = 120.0
+#: Seconds that a system may take to make itself ready; torch.compile takes a minute and more for large networks.
+_READY = 180.0
 #: How often each system gets a turn.
 ROUNDS = 5
 #: Seconds of measuring after which a system gets no more turns, if it had some.
@@ -150,6 +150,7 @@ def use_threads(threads: int) -> None:
 
 def measure(task: Task, systems: Sequence[System], effort: Effort) -> list[Timing]:
     """Return what came of each system."""
+    BUILD.mkdir(parents=True, exist_ok=True)
     timings = {system.name: Timing(system.name) for system in systems}
     processes: dict[str, Process] = {}
     try:
@@ -181,7 +182,7 @@ def _prepare(task: Task, timings: Mapping[str, Timing], processes: dict[str, Pro
         for name in names[start : start + at_once]:
             with _noted(timings[name]):
                 failed = processes[name].answer(_READY)
-                timings[name].note = "; ".join(f"{way} failed: {why}" for way, why in failed.items())
+                timings[name].note = "; ".join(f"{way}: {why}" for way, why in failed.items())
             if timings[name].status != "timed":
                 processes.pop(name).stop()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from benchmarks.measure import Timing
-from benchmarks.systems.registry import OURS
+from benchmarks.systems.registry import OURS, SYSTEMS
 
 if TYPE_CHECKING:
     from benchmarks.facts import Facts
@@ -54,6 +55,27 @@ def task_table(line: Line) -> Table:
             timing.note,
         )
     return table
+
+
+def summary(lines: Sequence[Line]) -> Table:
+    """Return the ratios of all tasks and systems, and the time of onnxgrad."""
+    systems = [s for s in SYSTEMS if s != OURS and any(not math.isnan(median(line, s)) for line in lines)]
+    table = _table(f"times, × {OURS}", "task", OURS, *systems)
+    for line in lines:
+        ours = median(line, OURS)
+        statuses = [ratio(median(line, s) / ours) if _timed(line, s) else _status(line, s) for s in systems]
+        table.add_row(in_words(line.task), duration(ours), *statuses)
+    return table
+
+
+def _timed(line: Line, system: str) -> bool:
+    timing = find(line, system)
+    return timing is not None and timing.timed
+
+
+def _status(line: Line, system: str) -> str:
+    timing = find(line, system)
+    return "" if timing is None or timing.status == "left out" else timing.status
 
 
 def facts_tables(facts: Facts) -> list[Table]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks import document, report
 from benchmarks.export import make_all
 from benchmarks.facts import Facts
-from benchmarks.folders import DOCS, fingerprint
+from benchmarks.folders import BUILD, DOCS, fingerprint
 from benchmarks.measure import Effort, Timing, measure
 from benchmarks.plots import draw_all
 from benchmarks.systems.registry import SYSTEMS, System, missing_packages, of
@@ -32,20 +32,33 @@ def choose_tasks(only: Sequence[str], quick: bool, console: Console) -> list[Tas
     """Return the tasks whose name contains one of the texts; without texts all, or the quick ones.
 
     Those whose model cannot be made are left out, which is said.
+
+    Raises:
+        SystemExit: if there is no such task.
     """
-    wanted = [task for task in TASKS if any(text in task.name for text in only)] if only else [*TASKS]
+    wanted = [t for t in TASKS if any(text in t.name for text in only) or (not only and (t.quick or not quick))]
     chosen = []
     for task in wanted:
         missing = missing_packages(task.network.needs)
         if missing:
             console.print(f"{task.name} is left out: {', '.join(missing)} is not installed")
-        elif task.quick or only or not quick:
+        else:
             chosen.append(task)
+    if not wanted:
+        names = ", ".join(task.name for task in TASKS)
+        raise SystemExit(f"no task has {' or '.join(map(repr, only))} in its name; there are {names}")
     return chosen
 
 
 def choose_systems(names: Sequence[str], console: Console) -> list[System]:
-    """Return the systems of these names (none: all) that are installed, and say which are not."""
+    """Return the systems of these names (none: all) that are installed, and say which are not.
+
+    Raises:
+        SystemExit: if there is no such system.
+    """
+    unknown = [name for name in names if name not in SYSTEMS]
+    if unknown:
+        raise SystemExit(f"no system is called {unknown[0]!r}; there are {', '.join(SYSTEMS)}")
     chosen = []
     for name in names or SYSTEMS:
         missing = missing_packages(SYSTEMS[name].needs)
@@ -63,6 +76,7 @@ def measure_all(tasks: Sequence[Task], systems: Sequence[System], effort: Effort
     for task in tasks:
         lines.append(Line(task, measure(task, of(task, systems), effort)))
         console.print(report.task_table(lines[-1]))
+        (BUILD / "results.json").write_text(as_json(lines, None))  # what is there if the run is cut short
     return lines
 
 

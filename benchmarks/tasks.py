@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -63,6 +64,16 @@ class Task:
         """What it is called on the command line."""
         return f"{self.network.name}/{self.asked}/{self.batch}"
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes worth trying for a Jacobian, the likelier first: without one that has by far more to do."""
+        x, y = math.prod(self.network.sample), math.prod(self.network.output)
+        modes = ("reverse", "forward") if y <= x else ("forward", "reverse")
+        return modes if max(x, y) <= _FAR * min(x, y) else modes[:1]
+
+
+#: How many times more directions make a mode not worth trying; some take all memory of a machine.
+_FAR = 64
 
 #: Headings, in order.
 SMALL, WIDE, SECOND, IMAGES, SEQUENCES, WEIGHTS, SKLEARN, GROWTH = (

@@ -25,6 +25,8 @@ from benchmarks.tasks import TASKS
 
 #: Calls are timed in blocks of at least this many seconds, against the clock's own cost.
 _BLOCK = 0.004
+#: Seconds of preparing after which no more ways are tried, if there is one.
+_PATIENCE = 40.0
 #: Seconds that each way is tried before one is chosen.
 _TRIAL = 0.1
 
@@ -66,9 +68,13 @@ class Worker:
         self._calls = 1
 
     def prepare(self) -> dict[str, str]:
-        """Make all ways and run each once, which compiles what is to be compiled."""
+        """Make all ways and run each once, which compiles what is to be compiled; return what failed, by way."""
         failed = {}
+        start = time.monotonic()
         for name, way in self._system.ways()(self._task, self._threads).items():
+            if self._ways and time.monotonic() - start > _PATIENCE:
+                failed[name] = "not tried, others took long enough"
+                continue
             try:
                 way()
                 self._ways[name] = way

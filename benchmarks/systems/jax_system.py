@@ -38,7 +38,8 @@ def ways(task: Task, threads: int) -> dict[str, Way]:  # noqa: ARG001 - its thre
 
     match task.asked:
         case "jacobian":
-            return {"jacrev": compiled(each(jax.jacrev), x), "jacfwd": compiled(each(jax.jacfwd), x)}
+            modes = {"reverse": jax.jacrev, "forward": jax.jacfwd}
+            return {modes[mode].__name__: compiled(each(modes[mode]), x) for mode in task.modes}
         case "gradient":
 
             def picked(w: Any, x: Any) -> Any:

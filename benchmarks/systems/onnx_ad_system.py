@@ -23,10 +23,15 @@ Array = np.ndarray[Any, Any]
 def ways(task: Task, threads: int) -> dict[str, Way]:
     """Return both modes, with all seeds in one run and one by one."""
     try:
-        return _ways(task, onnx.load(model_of(task)), threads)
+        return _ways(task, _loaded(model_of(task)), threads)
     except onnx_ad.UnsupportedOperator:  # some operators only with a fixed number of samples
-        found = _ways(task, onnx.load(model_of(task, static=True)), threads)
+        found = _ways(task, _loaded(model_of(task, static=True)), threads)
         return {f"{name}, fixed batch": way for name, way in found.items()}
+
+
+def _loaded(path: str) -> onnx.ModelProto:
+    """Return a model with the shapes of all values, which onnx-ad needs for some operators."""
+    return onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
 
 
 def _ways(task: Task, model: onnx.ModelProto, threads: int) -> dict[str, Way]:
@@ -48,17 +53,14 @@ def _ways(task: Task, model: onnx.ModelProto, threads: int) -> dict[str, Way]:
             ct = network.cotangent(n)[..., None]
             return {"reverse": lambda: backward.run([adj_x], {x_name: x, adj_y: ct})[0][..., 0]}
         case "jacobian":
-            ahead = Session(onnx_ad.forward(model, layout="onnx"), threads)
-            pull = partial(backward.one, adj_x, x_name, x, adj_y)
-            push = partial(ahead.one, f"fwd_{y_name}", x_name, x, f"fwd_{x_name}")
-            rows, columns = _identity(n, network.output), _identity(n, network.sample)
-            shape = (n, *network.output, *network.sample)
-            return {
-                "reverse, at once": lambda: np.moveaxis(pull(rows), -1, 1).reshape(shape),
-                "reverse, one by one": lambda: np.stack(_each(pull, rows), 1).reshape(shape),
-                "forward, at once": lambda: push(columns).reshape(shape),
-                "forward, one by one": lambda: np.stack(_each(push, columns), -1).reshape(shape),
-            }
+            found = {}
+            for mode in task.modes:
+                if mode == "reverse":
+                    found |= _rows(task, backward, x_name, y_name)
+                else:
+                    ahead = Session(onnx_ad.forward(model, layout="onnx"), threads)
+                    found |= _columns(task, ahead, x_name, y_name)
+            return found
         case _:
             second = onnx_ad.forward(reverse, inputs=[x_name], outputs=[adj_x], layout="onnx")
             session = Session(second, threads)
@@ -70,6 +72,28 @@ def _ways(task: Task, model: onnx.ModelProto, threads: int) -> dict[str, Way]:
                 return found[..., 0, :] if task.asked == "hessian" else found[..., 0, 0]
 
             return {"forward over reverse": run}
+
+
+def _rows(task: Task, session: Session, x_name: str, y_name: str) -> dict[str, Way]:
+    """Return the ways of reverse mode to a Jacobian."""
+    n, network = task.batch, task.network
+    pull = partial(session.one, f"adj_{x_name}", x_name, network.input(n), f"adj_{y_name}")
+    seeds, shape = _identity(n, network.output), (n, *network.output, *network.sample)
+    return {
+        "reverse, at once": lambda: np.moveaxis(pull(seeds), -1, 1).reshape(shape),
+        "reverse, one by one": lambda: np.stack(_each(pull, seeds), 1).reshape(shape),
+    }
+
+
+def _columns(task: Task, session: Session, x_name: str, y_name: str) -> dict[str, Way]:
+    """Return the ways of forward mode to a Jacobian."""
+    n, network = task.batch, task.network
+    push = partial(session.one, f"fwd_{y_name}", x_name, network.input(n), f"fwd_{x_name}")
+    seeds, shape = _identity(n, network.sample), (n, *network.output, *network.sample)
+    return {
+        "forward, at once": lambda: push(seeds).reshape(shape),
+        "forward, one by one": lambda: np.stack(_each(push, seeds), -1).reshape(shape),
+    }
 
 
 def _identity(n: int, shape: tuple[int, ...]) -> Array:

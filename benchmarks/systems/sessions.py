@@ -16,7 +16,7 @@ class Session:
     """A model that onnxruntime has loaded, with the options that onnxgrad sets.
 
     Args:
-        model: the model, or its path.
+        model: the model, its bytes, or its path.
         threads: threads within an operator.
 
     Attributes:
@@ -24,11 +24,11 @@ class Session:
         outputs: names of the outputs.
     """
 
-    def __init__(self, model: onnx.ModelProto | str, threads: int) -> None:
+    def __init__(self, model: onnx.ModelProto | bytes | str, threads: int) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
-        content = model if isinstance(model, str) else model.SerializeToString()
+        content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
         session = ort.InferenceSession(content, options, ["CPUExecutionProvider"])
         self.inputs = [v.name for v in session.get_inputs()]
         self.outputs = [v.name for v in session.get_outputs()]

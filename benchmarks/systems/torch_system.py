@@ -45,21 +45,19 @@ def _ways(
     direction: Tensor,
     make: Callable[[Callable[..., Any]], Callable[..., Any]],
 ) -> dict[str, Way]:
-    whole = make(partial(f, w))
-    wide = task.network.output != () and ct[0].numel() > x[0].numel()
+    whole = make(lambda x: f(w, x))
 
     def one(x: Tensor) -> Tensor:
         return f(w, x[None])[0]
 
     match task.asked:
         case "jacobian":
-            found = {
-                "jacrev": partial(make(vmap(jacrev(one))), x),
-                "jacfwd": partial(make(vmap(jacfwd(one))), x),
-                "autograd, batched": lambda: _batched_jacobian(whole, x),
-                "autograd, row by row": lambda: _jacobian_by_rows(whole, x),
-            }
-            return dict(sorted(found.items(), key=lambda item: wide and item[0] != "jacfwd"))
+            modes = {"reverse": jacrev, "forward": jacfwd}
+            found = {modes[mode].__name__: partial(make(vmap(modes[mode](one))), x) for mode in task.modes}
+            if "reverse" in task.modes:
+                found["autograd, batched"] = lambda: _batched_jacobian(whole, x)
+                found["autograd, row by row"] = lambda: _jacobian_by_rows(whole, x)
+            return found
         case "gradient":
             return {"autograd": lambda: _gradient(whole, x)}
         case "vjp":

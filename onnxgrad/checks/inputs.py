@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def trials(ports: tuple[Port, ...], data: Mapping[str, Any] | None, seed: int) -
     if not missing:
         yield Trial(given, "the given data")
         return
-    is_open = any(not isinstance(d, int) for port in missing for d in port.shape or ())
+    is_open = any(not _is_size(d) for port in missing for d in port.shape or ())
     for size in _OPEN_SIZES if is_open else (0,):
         for note, draw in _RANGES.items():
             rng = np.random.default_rng(seed)
@@ -113,16 +113,21 @@ def _bound_sizes(ports: tuple[Port, ...], given: Mapping[str, Any]) -> dict[str,
     return sizes
 
 
+def _is_size(dim: int | str | None) -> TypeGuard[int]:
+    """Whether an axis has a size that is a number: some files say -1 where it is open."""
+    return isinstance(dim, int) and dim >= 0
+
+
 def _array(port: Port, draw: Any, rng: np.random.Generator, sizes: dict[str, int], open_size: int) -> Any:
     assert port.shape is not None
     assert port.dtype is not None
     shape = []
     for axis, dim in enumerate(port.shape):
-        if isinstance(dim, int):
+        if _is_size(dim):
             shape.append(dim)
         else:
             default = _SAMPLES if axis == 0 and open_size > 1 else open_size
-            shape.append(default if dim is None else sizes.setdefault(dim, default))
+            shape.append(sizes.setdefault(dim, default) if isinstance(dim, str) else default)
     dtype, dims = port.dtype, tuple(shape)
     if dtype.kind == "b":
         return np.ones(dims, bool) if _MASK.search(port.name) else rng.random(dims) < 0.5

@@ -338,6 +338,15 @@ def test_size_that_the_model_needs() -> None:
     assert report.verdict == "right"
 
 
+def test_size_that_a_file_calls_minus_one() -> None:
+    proto = model("net (float[N, 3] x) => (float[N, 3] y) { y = Sin(x) }")
+    for port in (*proto.graph.input, *proto.graph.output):
+        port.type.tensor_type.shape.dim[0].dim_value = -1
+    report = check_model(proto)
+    assert "open sizes 3" in report.data
+    assert report.verdict == "right"
+
+
 def test_unknown_names() -> None:
     with pytest.raises(onnxgrad.UnknownNameError, match="'X' is not an input of the model; there is 'x'"):
         check_model(model(MLP), data={"X": np.ones((2, 3))})
