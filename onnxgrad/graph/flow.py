@@ -398,6 +398,7 @@ def scan(
     elements: Sequence[Tensor],
     *,
     backward: bool = False,
+    known: Sequence[Tensor] = (),
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Emit a `Scan`: run `step` for each slice of `elements` in turn.
 
@@ -407,6 +408,8 @@ def scan(
         states: what is carried, before the first iteration; its shapes stay the same.
         elements: at least one tensor, of which each iteration takes a slice along axis 0.
         backward: whether the last slice comes first, and the first iteration gives the last slice of the results.
+        known: tensors that the first of the results are known to be equal to, so that derivatives need not run the loop
+            for them.
 
     Returns:
         The states after the last iteration, and the results of all iterations along axis 0. For no iterations these are
@@ -426,6 +429,7 @@ def scan(
             attributes[f"scan_{kind}_directions"] = [1] * count
     outputs = op.emit_flow("Scan", [*states, *elements], {"body": graph}, types, **attributes)
     op.nodes[-1].meta[MAY_BE_EMPTY] = not isinstance(length, int) or length == 0
+    op.equals.update((r.value, t) for r, t in zip(outputs[len(states) :], known, strict=False))
     return outputs[: len(states)], outputs[len(states) :]
 
 

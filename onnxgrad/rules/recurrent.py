@@ -145,7 +145,8 @@ def _expression(layer: Layer, op: Builder, node: Node) -> Sequence[Tensor | None
         sizes = (x.shape[1], directions, weights.hidden)
         first = [_first_state(op, node, k, sizes, index) for k in range(layer.states)]
         backward = index == 1 or node.attr("direction") == "reverse"
-        found.append([op.unsqueeze(t, [-3]) for t in _run(op, step, first, elements, alive, backward)])
+        outputs = functools.partial(_outputs_of_node, op, node, alive, first[0], index)
+        found.append([op.unsqueeze(t, [-3]) for t in _run(op, step, first, elements, alive, backward, outputs)])
     y, *last = (t[0] if directions == 1 else op.Concat(*t, axis=-3) for t in zip(*found, strict=True))
     if any_step is not None:
         last = [op.Where(any_step, s, 0) for s in last]
@@ -216,24 +217,54 @@ def _running(op: Builder, lengths: Tensor | None, steps: Dim, batch: Dim) -> tup
     return op.Less(op.reshape(op.range(steps), (steps, 1, 1)), lengths), lengths > 0
 
 
-def _run(op: Builder, step: Step, first: Tensors, elements: Tensors, alive: Tensor | None, backward: bool) -> Tensors:
+def _run(
+    op: Builder,
+    step: Step,
+    first: Tensors,
+    elements: Tensors,
+    alive: Tensor | None,
+    backward: bool,
+    outputs_of_node: Callable[[], Tensor],
+) -> Tensors:
     """Run one direction; return the outputs of all steps, ``(T, B, H)``, and the states after the last, ``(B, H)``.
 
     Behind the end of a sample's sequence its states stay as they are, and the output is 0.
     """
     if alive is not None:
         step, elements = _while_alive(op, step), [*elements, alive]
-    run = _unrolled if elements[0].shape[0] in range(1, UNROLLED_STEPS + 1) else scan
-    last, (y,) = run(op, step, first, elements, backward=backward)
+    if elements[0].shape[0] in range(1, UNROLLED_STEPS + 1):
+        last, (y,) = _unrolled(op, step, first, elements, backward=backward)
+    else:
+        last, (y,) = scan(op, step, first, elements, backward=backward, known=[outputs_of_node()])
     return [y if alive is None else op.Where(alive, y, 0), *last]
 
 
+def _outputs_of_node(op: Builder, node: Node, alive: Tensor | None, first: Tensor, index: int) -> Tensor:
+    """Return the outputs of all steps of one direction, ``(T, B, H)``, as the node itself computes them: faster than
+    any `Scan` can.
+
+    Behind the end of a sequence, where derivatives are 0 whatever the state is, that is the first state: so the state
+    in front of a step that runs is right in either direction.
+    """
+    y = node.outputs[0]
+    if y is None or not y.value.name:
+        y = op.emit(node.op_type, *node.inputs, outputs=1, **{k: v for k, v in node.attrs.items() if v is not None})[0]
+    if node.attr("layout"):
+        y = op.Transpose(y, perm=[1, 2, 0, 3])
+    steps, directions, batch, hidden = y.shape
+    y = _pick(op, y, (steps, directions, batch, hidden), index, axis=1)
+    return y if alive is None else op.Where(alive, y, first)
+
+
 def _while_alive(op: Builder, step: Step) -> Step:
-    """Return a step that leaves the states as they are where its last element is false."""
+    """Return a step that leaves the states, of which the first is the output, as they are where its last element is
+    false.
+    """
 
     def masked(states: Tensors, elements: Tensors) -> tuple[Tensors, Tensors]:
-        after, results = step(states, elements[:-1])
-        return [op.Where(elements[-1], new, old) for new, old in zip(after, states, strict=True)], results
+        after, _ = step(states, elements[:-1])
+        kept = [op.Where(elements[-1], new, old) for new, old in zip(after, states, strict=True)]
+        return kept, kept[:1]
 
     return masked
 
