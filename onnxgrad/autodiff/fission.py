@@ -28,15 +28,25 @@ from onnxgrad.graph.tensor import Tensor
 GROWTH = 4
 
 
-class _Operand:
-    """An input of a node for all iterations at once: stacked along a new axis 0, or the same in each of them."""
+class Operand:
+    """An input of a node for all iterations at once: stacked along a new axis 0, or the same in each of them.
+
+    Args:
+        x: the tensor outside.
+        stacked: whether its axis 0 is that of the iterations.
+
+    Attributes:
+        x: the tensor outside.
+        stacked: whether its axis 0 is that of the iterations.
+        shape: the shape of a slice, or of what is the same.
+    """
 
     def __init__(self, x: Tensor, stacked: bool) -> None:
         self.x, self.stacked = x, stacked
         self.shape: Shape = x.shape[1:] if stacked else x.shape
 
     @classmethod
-    def of(cls, op: Builder, value: ir.Value, whole: Tensor | None) -> _Operand | None:
+    def of(cls, op: Builder, value: ir.Value, whole: Tensor | None) -> Operand | None:
         """Return what a value is outside: its whole, or where it has none, itself."""
         x = op.tensor(value) if whole is None else whole
         return None if x is None else cls(x, whole is not None)
@@ -50,7 +60,7 @@ class _Operand:
         return self.reshaped(op, (1,) * (rank - len(self.shape)) + self.shape) if self.stacked else self.x
 
 
-Operands = Sequence[_Operand | None]
+Operands = Sequence[Operand | None]
 #: ``f(op, node, attributes, operands, shapes)`` gives what the outputs of a node, of these shapes, are for all
 #: iterations at once, or None.
 Stacked = Callable[[Builder, ir.Node, Mapping[str, Any], Operands, Sequence[Shape]], Sequence[Tensor] | None]
@@ -73,9 +83,9 @@ def _matmul(
     """``a[t] @ b[t]``; a vector is a matrix of one row, or column."""
     a, b = (x for x in xs if x is not None)
     if len(a.shape) == 1:
-        a = _Operand(a.reshaped(op, (1, *a.shape)), a.stacked)
+        a = Operand(a.reshaped(op, (1, *a.shape)), a.stacked)
     if len(b.shape) == 1:
-        b = _Operand(b.reshaped(op, (*b.shape, 1)), b.stacked)
+        b = Operand(b.reshaped(op, (*b.shape, 1)), b.stacked)
     rank = max(len(a.shape), len(b.shape))
     return [op.MatMul(a.raised(op, rank), b.raised(op, rank))]
 
@@ -182,7 +192,7 @@ def stack(
         if any(y is None or elements(y.shape) > limit or not all(map(op.is_known_around, y.shape)) for y in ys):
             continue
         shapes = [y.shape for y in ys if y is not None]
-        operands = [None if v is None else _Operand.of(op, v, found.get(v)) for v in read]
+        operands = [None if v is None else Operand.of(op, v, found.get(v)) for v in read]
         given = {**attribute_defaults("", node.op_type, op.opset), **python_attributes(node)}
         with op.around():
             results = STACKED[node.op_type](op, node, given, operands, shapes)

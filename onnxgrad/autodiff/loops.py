@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnxgrad.autodiff.factors import collect
 from onnxgrad.autodiff.fission import stack
 from onnxgrad.errors import Refusal
 from onnxgrad.graph.builder import Builder
@@ -154,16 +155,31 @@ class Writer:
                 with op.around():
                     r.out = moved(op, op.reshape(found[value], (found[value].shape[0], *r.shape)), 0, r.axis)
         self.results = [r for r in self.results if r.out is None]
+        self.settle()
+        collect(self, found)
         left = (v for node in op.nodes if found.keys().isdisjoint(node.outputs) for v in reads(node))
-        read = dict.fromkeys([*left, *(t.value for t in self._leaving())])
-        for value in [v for v in read if v in found and v not in wholes]:
-            inner = op.local(tensor_of(op, value), "element")
-            self.elements.append(Sliced(inner, (), found[value], 0, backward))
-            ir.convenience.replace_all_uses_with(value, inner.value, replace_graph_outputs=True)
-            for s in (s for s in self.states if s.leaving.value is value):
-                s.leaving = inner
-            for r in (r for r in self.results if r.slice.value is value):
-                r.slice = inner
+        given = {t.value for t in self._entering()}
+        for value in dict.fromkeys([*left, *(t.value for t in self._leaving())]):
+            if value in found and value not in given:
+                self.replace(value, self.slice_of(found[value]))
+
+    def slice_of(self, whole: Tensor) -> Tensor:
+        """Return what an iteration has of a tensor outside."""
+        result = self.op.local(whole, "element", shape=whole.shape[1:])
+        self.elements.append(Sliced(result, (), whole, 0, self.elements[0].backward))
+        return result
+
+    def replace(self, value: ir.Value, by: Tensor) -> None:
+        """Let another value take the place of one inside."""
+        ir.convenience.replace_all_uses_with(value, by.value, replace_graph_outputs=True)
+        for s in (s for s in self.states if s.leaving.value is value):
+            s.leaving = by
+        for r in (r for r in self.results if r.slice.value is value):
+            r.slice = by
+
+    def leaves(self, value: ir.Value) -> bool:
+        """Whether a value inside leaves the iteration."""
+        return any(t.value is value for t in self._leaving())
 
     def emit(self, length: Dim) -> None:
         """Emit the loop of so many iterations; states and results get what is `out`."""
