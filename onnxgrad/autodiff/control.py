@@ -12,7 +12,6 @@ whose shape changes cannot be stacked: it is computed again from the beginning f
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -23,7 +22,7 @@ from onnxgrad.autodiff.sweep import SWEEPS, Seeded, Sweeps, accumulate, sweep_ba
 from onnxgrad.errors import Refusal
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import Dim, Shape, atoms_of, dim_mul
-from onnxgrad.graph.flow import CHANGES_SHAPE, MAY_BE_EMPTY, Iteration, Slices, State, branches_of, captured_values
+from onnxgrad.graph.flow import CHANGES_SHAPE, Iteration, Slices, State, branches_of, captured_values
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 
@@ -157,8 +156,8 @@ def _keep(
 ) -> tuple[Sequence[Sliced], Dim, Tensor | None]:
     """Run the loop with further results.
 
-    Returns results that are what `states` were at the beginning of each iteration, along a new axis 0; the number of iterations; and for
-    a `Loop`, the numbers of all iterations. States that are `known` are not run anew.
+    Returns results that are what `states` were at the beginning of each iteration, along a new axis 0; the number of
+    iterations; and for a `Loop`, the numbers of all iterations. States that are `known` are not run anew.
     """
     loop = Writer(op, node)
     with op.body():
@@ -198,13 +197,14 @@ def _restore(op: Builder, node: Node, kept: Mapping[State, Sliced], numbers: Sli
 
 def _known(op: Builder, it: Iteration) -> dict[State, Sliced]:
     """Return, of states that are also results, what they were at the beginning of each iteration."""
-    results = {origin(r.slice): r for r in it.results if op.known(r.whole) is not None}
+    results = {origin(r.slice): (r, whole) for r in it.results if (whole := op.known(r.whole)) is not None}
     found = {}
     for s in it.states:
-        r, initial = results.get(origin(s.leaving)), op.tensor(s.initial)
-        if r is None or initial is None:
+        initial = op.tensor(s.initial)
+        if origin(s.leaving) not in results or initial is None:
             continue
-        whole = moved(op, op.known(r.whole), r.axis, 0)
+        r, whole = results[origin(s.leaving)]
+        whole = moved(op, whole, r.axis, 0)
         first, shape = op.reshape(initial, (1, *initial.shape)), (whole.shape[0], *initial.shape)
         if r.backward:
             whole = op.Slice(op.Concat(whole, first, axis=0), [1], [2**62], [0], shape=shape)

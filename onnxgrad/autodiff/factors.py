@@ -1,8 +1,8 @@
 """Products of what a loop carries with slices: the slices are multiplied, and joined, outside of the loop.
 
 A backward sweep multiplies what it carries by one local derivative after another. Where these are slices of tensors
-outside, ``(m · a) · b = m · (a · b)`` leaves one product in each iteration, and ``[m · a, n · b] = [m, n] · [a, b]`` one
-for all that is joined. So an iteration of an LSTM's backward sweep comes to seven nodes.
+outside, ``(m · a) · b = m · (a · b)`` leaves one product in each iteration, and ``[m · a, n · b] = [m, n] · [a, b]``
+one for all that is joined. So an iteration of an LSTM's backward sweep comes to seven nodes.
 
 The products are taken in another order then, which changes no more than rounding as long as ``a · b`` is in range by
 itself. So it is done in float32 and float64 only.
@@ -66,7 +66,7 @@ class _Factors:
         a, b = (Operand(self.wholes[v], True) for v in (inner[1], outer[1]))
         rank = max(len(a.shape), len(b.shape))
         with self.op.around():
-            whole = a.raised(self.op, rank) * b.raised(self.op, rank)
+            whole = a.raised(rank) * b.raised(rank)
         self._drop(outer[0])
         node.replace_input_with(0, inner[0])
         node.replace_input_with(1, self._slice_of(whole).value)
@@ -88,7 +88,7 @@ class _Factors:
             return
         rank = max(len(s.shape) for s in slices)
         with op.around():
-            raised = [s.raised(op, rank) for s in slices]
+            raised = [s.raised(rank) for s in slices]
             common = broadcast(*(_with(w.shape, axis, 1) for w in raised))
             whole = op.Concat(*(op.spread(w, _with(common, axis, w.shape[axis])) for w in raised), axis=axis)
         for x in products:

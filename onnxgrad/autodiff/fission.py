@@ -1,10 +1,10 @@
 """Loop fission: what depends on no state of a loop is computed outside of it, for all iterations at once.
 
-An iteration of a loop that was written here computes much that follows from the slices it takes alone: a layer's gates,
-say, from inputs and states that were kept. Each such node has an equal that takes the whole tensors, with the axis of
-iterations in front: one large product of matrices in the place of many small ones, and one node to run in the place of
-one per iteration. What is left in the loop is the recurrence proper (K. Kennedy, J. R. Allen, *Optimizing Compilers for
-Modern Architectures*, 2002, section 5.2: loop distribution).
+An iteration of a derivative's loop computes much that follows from the slices it takes alone, as a layer's gates from
+inputs and states that were kept. Each such node has an equal that takes the whole tensors, with the axis of iterations
+in front: one large product of matrices in the place of many small ones, and one node to run in the place of one per
+iteration. What is left in the loop is the recurrence proper (loop distribution, in the terms of K. Kennedy and J. R.
+Allen, *Optimizing Compilers for Modern Architectures*, 2002, chapter 5).
 
 Sizes and axes count from the right, as in rules, so most operators do not notice one more axis in front.
 """
@@ -12,6 +12,7 @@ Sizes and axes count from the right, as in rules, so most operators do not notic
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -23,134 +24,121 @@ from onnxgrad.graph.node import attribute_defaults, python_attributes
 from onnxgrad.graph.sizes import POINTWISE, REDUCTIONS
 from onnxgrad.graph.tensor import Tensor
 
-#: How many times the elements that an iteration takes a node outside may give per iteration. The gates of an LSTM are
-#: twice to four times as many as its input and states; an outer product of them would be too dear to keep.
+#: How many times the elements that an iteration takes and carries a node may give to be computed outside, where all it
+#: gives is kept. The gates of an LSTM are up to four times as many as its input and states; the outer products that
+#: sum up to a gradient of weights are not to be kept.
 GROWTH = 4
 
 
+@dataclass(frozen=True)
 class Operand:
-    """An input of a node for all iterations at once: stacked along a new axis 0, or the same in each of them.
-
-    Args:
-        x: the tensor outside.
-        stacked: whether its axis 0 is that of the iterations.
+    """An input of a node for all iterations at once.
 
     Attributes:
         x: the tensor outside.
-        stacked: whether its axis 0 is that of the iterations.
-        shape: the shape of a slice, or of what is the same.
+        stacked: whether its axis 0 is that of the iterations, rather than each having all of it.
     """
 
-    def __init__(self, x: Tensor, stacked: bool) -> None:
-        self.x, self.stacked = x, stacked
-        self.shape: Shape = x.shape[1:] if stacked else x.shape
+    x: Tensor
+    stacked: bool
 
-    @classmethod
-    def of(cls, op: Builder, value: ir.Value, whole: Tensor | None) -> Operand | None:
-        """Return what a value is outside: its whole, or where it has none, itself."""
-        x = op.tensor(value) if whole is None else whole
-        return None if x is None else cls(x, whole is not None)
+    @property
+    def shape(self) -> Shape:
+        """The shape that an iteration sees."""
+        return self.x.shape[1:] if self.stacked else self.x.shape
 
-    def reshaped(self, op: Builder, shape: Sequence[Dim]) -> Tensor:
-        """Return it with another shape of a slice."""
-        return op.reshape(self.x, (self.x.shape[0], *shape) if self.stacked else shape)
+    def reshaped(self, shape: Sequence[Dim]) -> Operand:
+        """Return it with another shape for each iteration."""
+        shape = (self.x.shape[0], *shape) if self.stacked else tuple(shape)
+        return Operand(self.x.op.reshape(self.x, shape), self.stacked)
 
-    def raised(self, op: Builder, rank: int) -> Tensor:
-        """Return it with axes of size 1 in front of those of a slice, so that a stacked slice has the given rank."""
-        return self.reshaped(op, (1,) * (rank - len(self.shape)) + self.shape) if self.stacked else self.x
-
-
-Operands = Sequence[Operand | None]
-#: ``f(op, node, attributes, operands, shapes)`` gives what the outputs of a node, of these shapes, are for all
-#: iterations at once, or None.
-Stacked = Callable[[Builder, ir.Node, Mapping[str, Any], Operands, Sequence[Shape]], Sequence[Tensor] | None]
+    def raised(self, rank: int) -> Tensor:
+        """Return the tensor so that it broadcasts with others of which an iteration sees the given rank."""
+        return self.reshaped((1,) * (rank - len(self.shape)) + self.shape).x if self.stacked else self.x
 
 
-def _pointwise(
-    op: Builder, node: ir.Node, attrs: Mapping[str, Any], xs: Operands, shapes: Sequence[Shape]
-) -> Sequence[Tensor]:
-    rank = len(shapes[0])
-    raised = [None if x is None else x.raised(op, rank) for x in xs]
-    if node.op_type == "Cast":
-        assert raised[0] is not None
-        return [op.cast(raised[0], ir.DataType(attrs["to"]))]
-    return op.emit(node.op_type, *raised, **attrs)
+@dataclass(frozen=True)
+class _Call:
+    """A node to be computed for all iterations at once; the shapes are those of its outputs in one of them."""
+
+    op_type: str
+    attrs: Mapping[str, Any]
+    operands: Sequence[Operand | None]
+    shapes: Sequence[Shape]
+
+    @property
+    def first(self) -> Operand:
+        """The first operand."""
+        assert self.operands[0] is not None
+        return self.operands[0]
+
+    @property
+    def rest_stays(self) -> bool:
+        """Whether all operands but the first are the same in each iteration."""
+        return not any(x is not None and x.stacked for x in self.operands[1:])
 
 
-def _matmul(
-    op: Builder, node: ir.Node, attrs: Mapping[str, Any], xs: Operands, shapes: Sequence[Shape]
-) -> Sequence[Tensor]:
-    """``a[t] @ b[t]``; a vector is a matrix of one row, or column."""
-    a, b = (x for x in xs if x is not None)
-    if len(a.shape) == 1:
-        a = Operand(a.reshaped(op, (1, *a.shape)), a.stacked)
-    if len(b.shape) == 1:
-        b = Operand(b.reshaped(op, (*b.shape, 1)), b.stacked)
+def _pointwise(op: Builder, call: _Call) -> Sequence[Tensor] | None:
+    if call.op_type == "Clip" and not call.rest_stays:  # its bounds are single numbers
+        return None
+    raised = [None if x is None else x.raised(len(call.shapes[0])) for x in call.operands]
+    if call.op_type == "Cast" and raised[0] is not None:
+        return [op.cast(raised[0], ir.DataType(call.attrs["to"]))]
+    return op.emit(call.op_type, *raised, **call.attrs)
+
+
+def _matmul(op: Builder, call: _Call) -> Sequence[Tensor]:
+    """``A[t] B[t]``; a vector is a matrix of one row, or column."""
+    a, b = (x for x in call.operands if x is not None)
+    a = a.reshaped((1, *a.shape)) if len(a.shape) == 1 else a
+    b = b.reshaped((*b.shape, 1)) if len(b.shape) == 1 else b
     rank = max(len(a.shape), len(b.shape))
-    return [op.MatMul(a.raised(op, rank), b.raised(op, rank))]
+    return [op.MatMul(a.raised(rank), b.raised(rank))]
 
 
-def _reshape(
-    op: Builder, node: ir.Node, attrs: Mapping[str, Any], xs: Operands, shapes: Sequence[Shape]
-) -> Sequence[Tensor] | None:
-    """Any operator that gives its first input another shape."""
-    return None if xs[0] is None else [xs[0].x]
+def _reshape(_: Builder, call: _Call) -> Sequence[Tensor]:
+    """Any operator that gives its first input another shape, as is done with all results in the end."""
+    return [call.first.x]
 
 
-def _expand(
-    op: Builder, node: ir.Node, attrs: Mapping[str, Any], xs: Operands, shapes: Sequence[Shape]
-) -> Sequence[Tensor] | None:
-    if xs[0] is None:
+def _expand(op: Builder, call: _Call) -> Sequence[Tensor]:
+    raised = call.first.raised(len(call.shapes[0]))
+    return [op.spread(raised, (raised.shape[0], *call.shapes[0]))]
+
+
+def _transpose(op: Builder, call: _Call) -> Sequence[Tensor]:
+    order = call.attrs.get("perm", tuple(reversed(range(len(call.shapes[0])))))
+    return [op.Transpose(call.first.x, perm=[0, *(i + 1 for i in order)])]
+
+
+def _split(op: Builder, call: _Call) -> Sequence[Tensor] | None:
+    if not call.rest_stays:
         return None
-    raised = xs[0].raised(op, len(shapes[0]))
-    return [op.spread(raised, (raised.shape[0], *shapes[0]))]
+    given = {**call.attrs, "axis": _from_right(call.attrs["axis"], call.first.shape)}
+    rest = (None if x is None else x.x for x in call.operands[1:])
+    return op.emit("Split", call.first.x, *rest, outputs=len(call.shapes), **given)
 
 
-def _transpose(
-    op: Builder, node: ir.Node, attrs: Mapping[str, Any], xs: Operands, shapes: Sequence[Shape]
-) -> Sequence[Tensor] | None:
-    if xs[0] is None:
-        return None
-    order = attrs.get("perm", tuple(reversed(range(len(shapes[0])))))
-    return [op.Transpose(xs[0].x, perm=[0, *(i + 1 for i in order)])]
-
-
-def _split(
-    op: Builder, node: ir.Node, attrs: Mapping[str, Any], xs: Operands, shapes: Sequence[Shape]
-) -> Sequence[Tensor] | None:
-    x = xs[0]
-    if x is None or any(s is not None and s.stacked for s in xs[1:]):
-        return None
-    axis, rest = _from_right(attrs.get("axis", 0), len(x.shape)), {k: v for k, v in attrs.items() if k != "axis"}
-    return op.emit("Split", x.x, *(s and s.x for s in xs[1:]), outputs=len(node.outputs), axis=axis, **rest)
-
-
-def _concat(
-    op: Builder, node: ir.Node, attrs: Mapping[str, Any], xs: Operands, shapes: Sequence[Shape]
-) -> Sequence[Tensor]:
-    given = [x for x in xs if x is not None]
+def _concat(op: Builder, call: _Call) -> Sequence[Tensor]:
+    given = [x for x in call.operands if x is not None]
     length = next(x.x.shape[0] for x in given if x.stacked)
     wholes = [x.x if x.stacked else op.spread(x.x, (length, *x.shape)) for x in given]
-    return [op.Concat(*wholes, axis=_from_right(attrs["axis"], len(shapes[0])))]
+    return [op.Concat(*wholes, axis=_from_right(call.attrs["axis"], call.shapes[0]))]
 
 
-def _reduction(
-    op: Builder, node: ir.Node, attrs: Mapping[str, Any], xs: Operands, shapes: Sequence[Shape]
-) -> Sequence[Tensor] | None:
-    x, axes = xs[0], None
-    if len(xs) > 1 and xs[1] is not None:
-        axes = None if xs[1].stacked else xs[1].x.ints
-    if x is None or not axes:  # none at all may mean all of them, or a reduction that does nothing
+def _reduction(op: Builder, call: _Call) -> Sequence[Tensor] | None:
+    axes = call.operands[1].x.ints if len(call.operands) > 1 and call.operands[1] is not None else None
+    if not axes or not call.rest_stays:  # none may mean all of them, or no reduction at all
         return None
-    return op.emit(node.op_type, x.x, [_from_right(a, len(x.shape)) for a in axes], **attrs)
+    return op.emit(call.op_type, call.first.x, [_from_right(a, call.first.shape) for a in axes], **call.attrs)
 
 
-def _from_right(axis: int, rank: int) -> int:
-    return axis - rank if axis >= 0 else axis
+def _from_right(axis: int, shape: Shape) -> int:
+    return axis - len(shape) if axis >= 0 else axis
 
 
-#: How operators of ai.onnx are computed for all iterations at once.
-STACKED: dict[str, Stacked] = {
+#: How operators of ai.onnx are computed for all iterations at once: ``f(op, call)`` gives the outputs, or None.
+STACKED: dict[str, Callable[[Builder, _Call], Sequence[Tensor] | None]] = {
     **dict.fromkeys((*POINTWISE, "Identity"), _pointwise),
     **dict.fromkeys(REDUCTIONS, _reduction),
     **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze", "Flatten"), _reshape),
@@ -161,13 +149,17 @@ STACKED: dict[str, Stacked] = {
     "Concat": _concat,
 }
 #: Operators of which only the first input counts, since the shape of the result is known.
-_FIRST_INPUT = frozenset("Reshape Squeeze Unsqueeze Flatten Expand".split())
+_BY_SHAPE = frozenset("Reshape Squeeze Unsqueeze Flatten Expand".split())
+#: Operators that need a stacked first input.
+_MOVING = _BY_SHAPE | {"Transpose", "Split", *REDUCTIONS}
 
 
 def stack(
     op: Builder, nodes: Sequence[ir.Node], wholes: Mapping[ir.Value, Tensor], inputs: Collection[ir.Value]
 ) -> dict[ir.Value, Tensor]:
     """Emit, around the body that is being built, what its nodes compute from slices only, for all iterations at once.
+
+    All of it would be computed in the loop, too, and on the same numbers; so nothing fails that did not.
 
     Args:
         op: the builder.
@@ -184,20 +176,24 @@ def stack(
     length = next(iter(wholes.values())).shape[0]
     limit = GROWTH * sum(elements(t.shape) for v in inputs if (t := op.tensor(v)) is not None)
     for node in nodes:
-        read = node.inputs[:1] if node.op_type in _FIRST_INPUT else node.inputs
+        read = node.inputs[:1] if node.op_type in _BY_SHAPE else node.inputs
         carried = [v for v in read if v in inside and v not in found]
         if node.domain or node.op_type not in STACKED or carried or found.keys().isdisjoint(read):
             continue
-        ys = [op.tensor(v) for v in node.outputs]
-        if any(y is None or elements(y.shape) > limit or not all(map(op.is_known_around, y.shape)) for y in ys):
+        if node.op_type in _MOVING and read[0] not in found:
             continue
-        shapes = [y.shape for y in ys if y is not None]
-        operands = [None if v is None else Operand.of(op, v, found.get(v)) for v in read]
+        ys = [t for v in node.outputs if (t := op.tensor(v)) is not None and all(map(op.is_known_around, t.shape))]
+        if len(ys) < len(node.outputs) or any(elements(y.shape) > limit for y in ys):
+            continue
+        operands = [None if v is None else _operand(op, v, found.get(v)) for v in read]
         given = {**attribute_defaults("", node.op_type, op.opset), **python_attributes(node)}
         with op.around():
-            results = STACKED[node.op_type](op, node, given, operands, shapes)
-            if results is None:
-                continue
-            for value, y, shape in zip(node.outputs, results, shapes, strict=True):
-                found[value] = op.reshape(y, (length, *shape))
+            results = STACKED[node.op_type](op, _Call(node.op_type, given, operands, [y.shape for y in ys]))
+            for value, y, result in zip(node.outputs, ys, results or (), strict=False):
+                found[value] = op.reshape(result, (length, *y.shape))
     return found
+
+
+def _operand(op: Builder, value: ir.Value, whole: Tensor | None) -> Operand | None:
+    x = op.tensor(value) if whole is None else whole
+    return None if x is None else Operand(x, whole is not None)
