@@ -290,9 +290,8 @@ def _loop_back(
             length = _restore(op, node, {s: e for s, e in kept.items() if e in loop.elements}, numbers)
         loop.close()
     loop.may_be_empty |= it.counter is not None and not (isinstance(length, int) and length > 0)
+    loop.changes_shape |= bool(growing)
     loop.emit(length)
-    if growing:
-        op.nodes[-1].meta[CHANGES_SHAPE] = True
     values = [*(s.initial for s in states), *(x.value for x, _ in sums), *(e.whole for e in sliced)]
     written = [*(c.out for c in ct_states), *(c.out for _, c in sums), *(r.out for r in ct_sliced)]
     yield from ((value, ct) for value, ct in zip(values, written, strict=True) if value in wanted and ct is not None)

@@ -11,7 +11,7 @@ from onnxgrad.autodiff.fission import stack
 from onnxgrad.errors import Refusal
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import Dim, Shape
-from onnxgrad.graph.flow import MAY_BE_EMPTY, Iteration, reads
+from onnxgrad.graph.flow import CHANGES_SHAPE, MAY_BE_EMPTY, Iteration, reads
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 
@@ -71,6 +71,7 @@ class Writer:
         self.inside: dict[ir.Value, Tensor] = {}
         self.after: dict[ir.Value, Tensor] = {}
         self.may_be_empty = bool(node.ir.meta.get(MAY_BE_EMPTY))
+        self.changes_shape = bool(node.ir.meta.get(CHANGES_SHAPE))
 
     def enter(self) -> None:
         """Make inputs for the old body."""
@@ -196,7 +197,7 @@ class Writer:
         inputs = [*self.outside, *(s.initial for s in self.states), *wholes]
         given = {name: value for name, value in attributes.items() if value}
         outputs = iter(self.op.emit_flow(self.op_type, inputs, {"body": self.graph}, types, **given))
-        self.op.nodes[-1].meta[MAY_BE_EMPTY] = self.may_be_empty
+        self.op.nodes[-1].meta.update({MAY_BE_EMPTY: self.may_be_empty, CHANGES_SHAPE: self.changes_shape})
         for s in self.states:
             s.out = next(outputs)
         for r in self.results:

@@ -834,6 +834,11 @@ class Builder:
             return dim is not None
         return all(self._is_known_atom(atom) for _, atoms in terms_of(dim) for atom in atoms)
 
+    def is_size_of(self, dim: Dim, values: Iterable[ir.Value]) -> bool:
+        """Whether a size is one of values that are the only place to read it from."""
+        source = self._within.sources.get(dim)
+        return source is not None and source[0].value in set(values)
+
     def is_known_around(self, dim: Dim) -> bool:
         """Whether a size can be read around the body that is being built."""
         with self.around():
