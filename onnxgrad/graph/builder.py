@@ -958,5 +958,7 @@ def _attribute(name: str, value: Any) -> ir.Attr:
     if isinstance(value, (list, tuple)):
         if any(isinstance(v, float) for v in value):
             return ir.AttrFloat32s(name, [float(v) for v in value])
+        if any(isinstance(v, str) for v in value):
+            return ir.AttrStrings(name, list(value))
         return ir.AttrInt64s(name, list(value))
     return ir.AttrTensor(name, value)
