@@ -68,6 +68,7 @@ class Writer:
         self.states: list[Carried] = []
         self.elements: list[Sliced] = []
         self.results: list[Sliced] = []
+        self.twins: list[tuple[Sliced, Sliced]] = []  # results that are the same as others
         self.inside: dict[ir.Value, Tensor] = {}
         self.after: dict[ir.Value, Tensor] = {}
         self.may_be_empty = bool(node.ir.meta.get(MAY_BE_EMPTY))
@@ -133,6 +134,9 @@ class Writer:
         if self.op_type == "Scan" and self.elements:
             self._split()
             self.settle()
+        first = {(origin(r.slice.value), r.backward): r for r in reversed(self.results)}
+        self.twins = [(r, twin) for r in self.results if (twin := first[origin(r.slice.value), r.backward]) is not r]
+        self.results = [r for r in self.results if r in first.values()]
         self.graph = self.op.close(self._entering(), self._leaving(), hoist=True)
 
     def _split(self) -> None:
@@ -202,6 +206,11 @@ class Writer:
             s.out = next(outputs)
         for r in self.results:
             r.out = moved(self.op, next(outputs), 0, r.axis)
+        for r, twin in self.twins:
+            assert twin.out is not None
+            r.out = moved(
+                self.op, self.op.reshape(moved(self.op, twin.out, twin.axis, 0), (length, *r.shape)), 0, r.axis
+            )
 
 
 def origin(value: ir.Value) -> ir.Value:

@@ -80,6 +80,7 @@ def test_a_layer_has_one_product_of_matrices_in_its_loop(op: str, steps: int | s
     for each in derived(model, "y", ["x", "w", "r", "b"]):
         assert each["MatMul"] <= 1
         assert each["Transpose"] == 0
+        assert each["Identity"] == (each == KEPT), "no result is written twice"
 
 
 @pytest.mark.parametrize("op", GATES)
@@ -192,7 +193,8 @@ def test_what_would_be_dear_to_keep_stays_inside() -> None:
 def chain(body: str, kind: str = "double", result: str = "h") -> onnx.ModelProto:
     """A `Scan` over slices p and q of shape (2, 3), and r of shape (3,)."""
     return parsed(
-        f"""g ({kind}[2,3] s, {kind}[K,2,3] x, {kind}[K,2,3] y, {kind}[K,3] z) => ({kind}[2,3] end, {kind}[K,2,3] all) {{
+        f"""g ({kind}[2,3] s, {kind}[K,2,3] x, {kind}[K,2,3] y, {kind}[K,3] z)
+            => ({kind}[2,3] end, {kind}[K,2,3] all) {{
             end, all = Scan<num_scan_inputs = 3, body = b ({kind}[2,3] h, {kind}[2,3] p, {kind}[2,3] q, {kind}[3] r)
                 => ({kind}[2,3] n, {kind}[2,3] m) {{ {body} m = Identity({result}) }}> (s, x, y, z)
         }}"""
