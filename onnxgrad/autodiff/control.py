@@ -360,12 +360,13 @@ def _loop_forward(
         loop.elements += [
             _beside(op, e, t, tangents[e.whole], seeds) for e, t in zip(sliced, t_xs[len(states) :], strict=True)
         ]
-        loop.results = [_beside(op, r, t, None, seeds) for r, t in zip(stacked, t_ys[len(states) :], strict=True)]
+        t_stacked = [_beside(op, r, t, None, seeds) for r, t in zip(stacked, t_ys[len(states) :], strict=True)]
+        loop.results = t_stacked
         loop.close()
     length = _length(op, it)
     loop.emit(op.fresh_dim() if length is None else length)
     values = [*(s.final for s in states), *(r.whole for r in stacked)]
-    written = [*(t.out for t in t_states), *(r.out for r in loop.results)]
+    written = [*(t.out for t in t_states), *(r.out for r in t_stacked)]
     return {value: t for value, t in zip(values, written, strict=True) if value in wanted and t is not None}
 
 
