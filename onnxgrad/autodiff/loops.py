@@ -160,6 +160,12 @@ class Writer:
                 with op.around():
                     r.out = moved(op, op.reshape(found[value], (found[value].shape[0], *r.shape)), 0, r.axis)
         self.results = [r for r in self.results if r.out is None]
+        for s in self.states:
+            addend = self._addend(s)
+            if addend in found:
+                with op.around():
+                    s.out = s.initial + op.sum(found[addend], [0], keepdims=False)
+        self.states = [s for s in self.states if s.out is None]
         self.settle()
         collect(self, found)
         left = (v for node in op.nodes if found.keys().isdisjoint(node.outputs) for v in reads(node))
@@ -167,6 +173,15 @@ class Writer:
         for value in dict.fromkeys([*left, *(t.value for t in self._leaving())]):
             if value in found and value not in given:
                 self.replace(value, self.slice_of(found[value]))
+
+    def _addend(self, state: Carried) -> ir.Value | None:
+        """Return what each iteration adds to a state that is nothing but a sum."""
+        total, after = state.entering.value, state.leaving.value
+        node = after.producer()
+        if node is None or node.op_type != "Add" or node.domain or total not in node.inputs:
+            return None
+        alone = len(total.uses()) == 1 and not after.uses() and not any(r.slice.value is after for r in self.results)
+        return next((v for v in node.inputs if v is not total), None) if alone else None
 
     def slice_of(self, whole: Tensor) -> Tensor:
         """Return what an iteration has of a tensor outside."""
