@@ -14,7 +14,7 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from onnxgrad.autodiff.fission import Operand
+from onnxgrad.autodiff.fission import Operand, is_large
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import Dim, Shape, broadcast
 from onnxgrad.graph.tensor import Tensor
@@ -75,7 +75,7 @@ class _Factors:
         """``[m · a, n · b] = [m, n] · [a, b]``, where a and b have the sizes of the products along the axis."""
         op, y = self.op, self.op.tensor(node.outputs[0])
         pairs = [None if v is None else self._product(v) for v in node.inputs]
-        if y is None or None in pairs:
+        if y is None or None in pairs or is_large(y.shape):
             return
         axis = node.attributes["axis"].as_int() % y.rank - y.rank
         slices = [Operand(self.wholes[pair[1]], True) for pair in pairs if pair is not None]
@@ -126,6 +126,8 @@ class _Factors:
             return None
         a, b = node.inputs
         if a is None or b is None or (a in self.wholes) == (b in self.wholes) or a.dtype not in _WIDE:
+            return None
+        if is_large(self._tensor(node.outputs[0]).shape):
             return None
         return (b, a) if a in self.wholes else (a, b)
 
