@@ -170,6 +170,31 @@ def test_states_that_are_results_are_not_computed_again() -> None:
         check_flow(other, {"s": a(2, 3), "x": a(3, 2, 3)})
 
 
+@pytest.mark.parametrize("trips", [0, 1, 3])
+def test_states_of_a_loop_that_are_results_are_not_computed_again(trips: int) -> None:
+    model = parsed(
+        """g (double[2] s, int64 n, double[2,2] w) => (double[2] end, double[K,2] y) {
+            end, y = Loop<body = b (int64 i, bool c, double[2] h) => (bool on, double[2] m, double[2] d) {
+                on = Identity(c) f = MatMul(w, h) m = Tanh(f) d = Identity(m)
+            }> (n, , s)
+        }"""
+    )
+    assert len(derived(model, "end", ["s", "w"])) == 1
+    check_flow(model, {"s": a(2), "n": np.array(trips), "w": a(2, 2)}, second=False)
+
+
+def test_large_slices_stay_in_the_cache() -> None:
+    """A pointwise node on slices that are known to be large is not for all iterations at once; a product is."""
+    model = parsed(
+        """g (float[100,100] s, float[K,100,100] x, float[100,100] w) => (float[100,100] end) {
+            end = Scan<num_scan_inputs = 1, body = b (float[100,100] h, float[100,100] e) => (float[100,100] n) {
+                t = MatMul(e, w) u = Sin(t) n = Mul(h, u)
+            }> (s, x)
+        }"""
+    )
+    assert derived(model, "end", ["s"]) == [{"Sin": 1, "Mul": 1}]
+
+
 def test_a_loop_that_carries_nothing_vanishes() -> None:
     """All of it is computed at once, in either direction, sums for what the body captures included."""
     model = parsed(
