@@ -180,7 +180,8 @@ class Writer:
         node = after.producer()
         if node is None or node.op_type != "Add" or node.domain or total not in node.inputs:
             return None
-        alone = len(total.uses()) == 1 and not after.uses() and not any(r.slice.value is after for r in self.results)
+        leaving = [t.value for t in self._leaving()]
+        alone = len(total.uses()) == 1 and not after.uses() and total not in leaving and leaving.count(after) == 1
         return next((v for v in node.inputs if v is not total), None) if alone else None
 
     def slice_of(self, whole: Tensor) -> Tensor:

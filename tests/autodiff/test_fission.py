@@ -195,6 +195,20 @@ def test_large_slices_stay_in_the_cache() -> None:
     assert derived(model, "end", ["s"]) == [{"Sin": 1, "Mul": 1}]
 
 
+def test_a_sum_that_is_read_on_the_way_is_carried() -> None:
+    """Only a sum of which nothing but the total counts is taken outside."""
+    model = parsed(
+        """g (double[2] s, double[K,2] x) => (double[2] end, double[K,2] y) {
+            end, y = Scan<num_scan_inputs = 1, body = b (double[2] h, double[2] e) => (double[2] n, double[2] d) {
+                f = Sin(e) n = Add(h, f) d = Mul(h, h)
+            }> (s, x)
+        }"""
+    )
+    kept, _ = derived(model, "y", ["x"])
+    assert kept == {"Add": 1, "Identity": 1}
+    check_flow(model, {"s": a(2), "x": a(3, 2)})
+
+
 def test_a_loop_that_carries_nothing_vanishes() -> None:
     """All of it is computed at once, in either direction, sums for what the body captures included."""
     model = parsed(
