@@ -12,17 +12,17 @@ whose shape changes cannot be stacked: it is computed again from the beginning f
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from onnxgrad.autodiff.activity import Within, through_bodies
 from onnxgrad.autodiff.cost import elements
+from onnxgrad.autodiff.loops import Carried, Sliced, Writer, moved, origin, tensor_of
 from onnxgrad.autodiff.sweep import SWEEPS, Seeded, Sweeps, accumulate, sweep_back, sweep_forward
 from onnxgrad.errors import Refusal
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import Dim, Shape, atoms_of, dim_mul
-from onnxgrad.graph.flow import CHANGES_SHAPE, MAY_BE_EMPTY, Iteration, Slices, State, branches_of, captured_values
+from onnxgrad.graph.flow import CHANGES_SHAPE, Iteration, Slices, State, branches_of, captured_values
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 
@@ -31,12 +31,6 @@ Values = Collection[ir.Value]
 
 def _lead(seeds: Dim | None) -> Shape:
     return () if seeds is None else (seeds,)
-
-
-def _tensor(op: Builder, value: ir.Value) -> Tensor:
-    tensor = op.tensor(value)
-    assert tensor is not None, value.name
-    return tensor
 
 
 def _named(op: Builder, x: Tensor, shape: Shape) -> Tensor:
@@ -58,7 +52,7 @@ def _seeded(op: Builder, pairs: Iterable[tuple[Tensor, Tensor]], seeds: Dim | No
 def _if_back(
     op: Builder, node: Node, cts: Sequence[Tensor | None], wanted: Values, seeds: Dim | None
 ) -> Iterator[tuple[ir.Value, Tensor]]:
-    wrt = [_tensor(op, v) for v in captured_values(node.ir) if v in wanted]
+    wrt = [tensor_of(op, v) for v in captured_values(node.ir) if v in wanted]
 
     def sweep(branch: ir.Graph) -> list[Tensor]:
         start = len(op.nodes)
@@ -74,7 +68,7 @@ def _if_forward(
     op: Builder, node: Node, tangents: Mapping[ir.Value, Tensor], wanted: Values, seeds: Dim | None
 ) -> Seeded:
     places = [i for i, v in enumerate(node.ir.outputs) if v in wanted]
-    of = [_tensor(op, node.ir.outputs[i]) for i in places]
+    of = [tensor_of(op, node.ir.outputs[i]) for i in places]
 
     def sweep(branch: ir.Graph) -> list[Tensor]:
         start = len(op.nodes)
@@ -111,133 +105,6 @@ def _either(
 # --- Loop and Scan -----------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
-class _Carried:
-    """A state of a loop that is being written: before the first iteration, in and out of each, after the last.
-
-    `final` is the shape of the last, which is `out` once it is written.
-    """
-
-    initial: Tensor
-    entering: Tensor
-    leaving: Tensor
-    final: Shape
-    wanted: bool = True
-    out: Tensor | None = None
-
-
-@dataclass(eq=False)
-class _Sliced:
-    """An element, or result, of a loop that is being written: a slice of `whole`, or of what is `out` once it is
-    written; `shape` is that of a slice as seen from outside.
-    """
-
-    slice: Tensor
-    shape: Shape = ()
-    whole: Tensor | None = None
-    axis: int = 0
-    backward: bool = False
-    out: Tensor | None = None
-
-
-class _Writer:
-    """Writes a `Loop` or `Scan` that has the body of an old one in it.
-
-    First `inline`, then what is further carried, sliced and stacked, then `close`, all of that inside of a body of the
-    builder; at last `emit` outside of it.
-    """
-
-    def __init__(self, op: Builder, node: Node) -> None:
-        self.op, self.node, self.it = op, node, Iteration.of(node.ir)
-        self.op_type = node.op_type
-        self.head: list[Tensor] = []
-        self.condition: list[Tensor] = []
-        self.outside: list[Tensor | None] = []
-        self.states: list[_Carried] = []
-        self.elements: list[_Sliced] = []
-        self.results: list[_Sliced] = []
-        self.inside: dict[ir.Value, Tensor] = {}
-        self.after: dict[ir.Value, Tensor] = {}
-        self.may_be_empty = bool(node.ir.meta.get(MAY_BE_EMPTY))
-
-    def enter(self) -> None:
-        """Make inputs for the old body."""
-        values = self.it.graph.inputs
-        self.inside = {v: self.op.local(t, v.name or "state") for v in values if (t := self.op.tensor(v)) is not None}
-
-    def inline(self) -> list[ir.Node]:
-        """Emit the old body; return its nodes."""
-        start = len(self.op.nodes)
-        outputs = self.op.inline(self.it.graph, self.inside)
-        self.after = {v: t for v, t in zip(self.it.graph.outputs, outputs, strict=True) if t is not None}
-        return self.op.nodes[start:]
-
-    def run_along(self) -> list[ir.Node]:
-        """Emit the old body to run as it did, with its condition, states and elements; return its nodes."""
-        self.enter()
-        nodes = self.inline()
-        if self.it.counter is not None and self.it.condition is not None:
-            runs, goes_on = self.it.condition
-            self.head, self.condition = [self.inside[self.it.counter], self.inside[runs]], [self.after[goes_on]]
-            self.outside = list(self.node.inputs[:2])
-        for s in self.it.states:
-            if s.entering in self.inside and s.leaving in self.after and (final := self.op.tensor(s.final)) is not None:
-                initial = _tensor(self.op, s.initial)
-                old = _Carried(initial, self.inside[s.entering], self.after[s.leaving], final.shape, wanted=False)
-                self.states.append(old)
-        for e in self.it.elements:
-            whole = _tensor(self.op, e.whole)
-            self.elements.append(_Sliced(self.inside[e.slice], (), whole, e.axis, e.backward))
-        return nodes
-
-    def close(self) -> None:
-        """Make a graph of the body, with those of the states and elements that it needs."""
-        roots = [*self.condition, *(r.slice for r in self.results)]
-        live = [s for s in self.states if s.wanted]
-        while True:  # a state is needed if a state that is needed depends on it
-            needed = self.op.needed([*roots, *(s.leaving for s in live)])
-            more = [s for s in self.states if s not in live and s.entering.value in needed]
-            if not more:
-                break
-            live += more
-        astray = [v.name for v in self.it.graph.inputs if v in needed]
-        if astray:
-            raise Refusal(f"what is carried in {', '.join(map(repr, astray))} is no tensor, or its rank is not known")
-        self.states = live
-        # at least one says how often to run
-        self.elements = [e for e in self.elements if e.slice.value in needed] or self.elements[:1]
-        entering = [*self.head, *(s.entering for s in live), *(e.slice for e in self.elements)]
-        leaving = [*self.condition, *(s.leaving for s in live), *(r.slice for r in self.results)]
-        self.graph = self.op.close(entering, leaving, hoist=True)
-
-    def emit(self, length: Dim) -> None:
-        """Emit the loop of so many iterations; states and results get what is `out`."""
-        types = [(s.initial.dtype, s.final) for s in self.states]
-        types += [(r.slice.dtype, (length, *r.shape)) for r in self.results]
-        attributes: dict[str, int | list[int]] = {}
-        if self.op_type == "Scan":
-            attributes["num_scan_inputs"] = len(self.elements)
-            for kind, slices in (("input", self.elements), ("output", self.results)):
-                attributes[f"scan_{kind}_directions"] = [int(s.backward) for s in slices]
-        wholes = [_moved(self.op, e.whole, e.axis, 0) for e in self.elements if e.whole is not None]
-        inputs = [*self.outside, *(s.initial for s in self.states), *wholes]
-        given = {name: value for name, value in attributes.items() if value}
-        outputs = iter(self.op.emit_flow(self.op_type, inputs, {"body": self.graph}, types, **given))
-        self.op.nodes[-1].meta[MAY_BE_EMPTY] = self.may_be_empty
-        for s in self.states:
-            s.out = next(outputs)
-        for r in self.results:
-            r.out = _moved(self.op, next(outputs), 0, r.axis)
-
-
-def _moved(op: Builder, x: Tensor, axis: int, to: int) -> Tensor:
-    """Move an axis. All loops here go along axis 0: along another one, onnxruntime's `Scan` ends the process where some
-    size is 0, and a `Loop` cannot go.
-    """
-    order = [i for i in range(x.rank) if i != axis % x.rank]
-    return op.Transpose(x, perm=[*order[:to], axis % x.rank, *order[to:]])
-
-
 def _length(op: Builder, it: Iteration) -> Dim | None:
     """Return the number of iterations where there is a tensor to read it from."""
     for slices in (*it.elements, *it.results):
@@ -269,14 +136,14 @@ def _changes_shape(op: Builder, node: Node, state: State) -> bool:
 
 def _from_the_beginning(op: Builder, node: Node, states: Sequence[State], number: Tensor) -> list[Tensor]:
     """Run a `Loop` from its beginning, and return what `states` are after so many iterations."""
-    loop = _Writer(op, node)
+    loop = Writer(op, node)
     with op.body():
         loop.run_along()
         loop.outside[0] = number
         wanted = []
         for s in states:
             (carried,) = (c for c in loop.states if c.entering is loop.inside[s.entering])
-            sizes = zip(carried.initial.shape, _tensor(op, s.entering).shape, strict=True)
+            sizes = zip(carried.initial.shape, tensor_of(op, s.entering).shape, strict=True)
             carried.final, carried.wanted = tuple(a if a == b else op.fresh_dim() for a, b in sizes), True
             wanted.append(carried)
         loop.close()
@@ -285,24 +152,66 @@ def _from_the_beginning(op: Builder, node: Node, states: Sequence[State], number
 
 
 def _keep(
-    op: Builder, node: Node, states: Sequence[State], length: Dim | None
-) -> tuple[list[Tensor], Dim, Tensor | None]:
+    op: Builder, node: Node, states: Sequence[State], known: Mapping[State, Sliced], length: Dim | None
+) -> tuple[Sequence[Sliced], Dim, Tensor | None]:
     """Run the loop with further results.
 
-    Returns what `states` were at the beginning of each iteration, along a new axis 0; the number of iterations; and for
-    a `Loop`, the numbers of all iterations.
+    Returns results that are what `states` were at the beginning of each iteration, along a new axis 0; the number of
+    iterations; and for a `Loop`, the numbers of all iterations. States that are `known` are not run anew.
     """
-    loop = _Writer(op, node)
+    loop = Writer(op, node)
     with op.body():
         loop.run_along()
-        loop.results = [_Sliced(loop.inside[s.entering], _tensor(op, s.initial).shape) for s in states]
+        backward = bool(loop.elements) and loop.elements[0].backward
+        results = [Sliced(loop.inside[s.entering], tensor_of(op, s.initial).shape, None, 0, backward) for s in states]
         if loop.it.counter is not None:
-            loop.results.append(_Sliced(op.reshape(loop.inside[loop.it.counter], ())))
+            results.append(Sliced(op.reshape(loop.inside[loop.it.counter], ())))
+        else:
+            inside = {loop.inside[s.entering]: each for s, each in known.items()}
+            loop.states = [s for s in loop.states if s.entering not in inside]
+            loop.elements += [Sliced(t, (), each.whole, 0, each.backward) for t, each in inside.items()]
+        loop.results = results
         loop.close()
     length = op.fresh_dim() if length is None else length
     loop.emit(length)
-    outs = [r.out for r in loop.results if r.out is not None]
-    return outs[: len(states)], length, outs[-1] if loop.it.counter is not None else None
+    return results[: len(states)], length, results[-1].out if loop.it.counter is not None else None
+
+
+def _restore(op: Builder, node: Node, kept: Mapping[State, Sliced], numbers: Sliced) -> Dim:
+    """Give elements of a loop that runs backward their wholes: what states were at the beginning of each iteration, and
+    the numbers of the iterations; return how many there are.
+    """
+    it = Iteration.of(node.ir)
+    length, known = _length(op, it), _known(op, it)
+    for s in (s for s in kept if s in known):
+        kept[s].whole, kept[s].backward = known[s].whole, not known[s].backward
+    unknown = [s for s in kept if s not in known]
+    if unknown or length is None:
+        stacks, length, numbers.whole = _keep(op, node, unknown, known, length)
+        for s, stack in zip(unknown, stacks, strict=True):
+            kept[s].whole, kept[s].backward = stack.out, not stack.backward
+    elif it.counter is not None:
+        numbers.whole = op.range(length)
+    return length
+
+
+def _known(op: Builder, it: Iteration) -> dict[State, Sliced]:
+    """Return, of states that are also results, what they were at the beginning of each iteration."""
+    results = {origin(r.slice): (r, whole) for r in it.results if (whole := op.known(r.whole)) is not None}
+    found = {}
+    for s in it.states:
+        initial = op.tensor(s.initial)
+        if origin(s.leaving) not in results or initial is None:
+            continue
+        r, whole = results[origin(s.leaving)]
+        whole = moved(op, whole, r.axis, 0)
+        first, shape = op.reshape(initial, (1, *initial.shape)), (whole.shape[0], *initial.shape)
+        if r.backward:
+            whole = op.Slice(op.Concat(whole, first, axis=0), [1], [2**62], [0], shape=shape)
+        else:
+            whole = op.Slice(op.Concat(first, whole, axis=0), [0], [-1], [0], shape=shape)
+        found[s] = Sliced(first, (), whole, 0, r.backward)
+    return found
 
 
 def _matter(it: Iteration, within: Within) -> list[State]:
@@ -310,11 +219,11 @@ def _matter(it: Iteration, within: Within) -> list[State]:
     return [s for s in it.states if {s.entering, s.leaving} & within.values or s.initial in within.entered]
 
 
-def _beside(op: Builder, s: Slices, part: Tensor, whole: Tensor | None, seeds: Dim | None) -> _Sliced:
+def _beside(op: Builder, s: Slices, part: Tensor, whole: Tensor | None, seeds: Dim | None) -> Sliced:
     """Return the tangent or cotangent `part` of a slice, in the place of the slice."""
-    lead, shape = _lead(seeds), _tensor(op, s.whole).shape
+    lead, shape = _lead(seeds), tensor_of(op, s.whole).shape
     axis = s.axis % len(shape)
-    return _Sliced(part, (*lead, *shape[:axis], *shape[axis + 1 :]), whole, axis + len(lead), s.backward)
+    return Sliced(part, (*lead, *shape[:axis], *shape[axis + 1 :]), whole, axis + len(lead), s.backward)
 
 
 def _zeros(op: Builder, x: Tensor, seeds: Dim | None) -> Tensor:
@@ -329,16 +238,16 @@ def _local(op: Builder, kind: str, x: Tensor, seeds: Dim | None) -> Tensor:
 def _loop_back(
     op: Builder, node: Node, cts: Sequence[Tensor | None], wanted: Values, seeds: Dim | None
 ) -> Iterator[tuple[ir.Value, Tensor]]:
-    loop, lead = _Writer(op, node), _lead(seeds)
+    loop, lead = Writer(op, node), _lead(seeds)
     it, inside = loop.it, loop.inside
     given = {v: ct for v, ct in zip(node.ir.outputs, cts, strict=True) if ct is not None and ct.scalar != 0}
     within = through_bodies(op, node.ir, wanted, given.keys())
     states = _matter(it, within)
     sliced = [e for e in it.elements if e.slice in within.values]
     stacked = [r for r in it.results if r.slice in within.values and r.whole in given]
-    around = [_tensor(op, v) for v in captured_values(node.ir) if v in within.values]
+    around = [tensor_of(op, v) for v in captured_values(node.ir) if v in within.values]
     growing = [s for s in it.states if _changes_shape(op, node, s)]
-    initial = [given.get(s.final, _zeros(op, _tensor(op, s.final), seeds)) for s in states]
+    initial = [given.get(s.final, _zeros(op, tensor_of(op, s.final), seeds)) for s in states]
     nothing = {x.value: _zeros(op, x, seeds) for x in around}
     # where a cotangent is a placeholder, nothing that does not depend on it may come out of the loop
     open_cts = any(op.is_placeholder(ct) for ct in given.values())
@@ -356,18 +265,18 @@ def _loop_back(
         found = sweep_back(op, old, seeded, [x.value for x in (*xs, *around)], seeds)
         ct_xs = [found.get(x.value, _zeros(op, x, seeds)) for x in xs]
 
-        shapes = [(*lead, *_tensor(op, s.initial).shape) for s in states]
-        ct_states = [_Carried(*each) for each in zip(initial, ct_ys, ct_xs, shapes, strict=False)]
+        shapes = [(*lead, *tensor_of(op, s.initial).shape) for s in states]
+        ct_states = [Carried(*each) for each in zip(initial, ct_ys, ct_xs, shapes, strict=False)]
         sums, products = [], []
         for x in (x for x in around if x.value in found):
             factors = None if open_cts else _factors(op, found[x.value])
             if factors is not None:
-                products.append((x, [_Sliced(t, t.shape) for t in factors]))
+                products.append((x, [Sliced(t, t.shape) for t in factors]))
                 continue
             total = _local(op, "adj", x, seeds)
-            sums.append((x, _Carried(nothing[x.value], total, total + found[x.value], (*lead, *x.shape))))
-        kept = {s: _Sliced(inside[s.entering]) for s in it.states if s.entering in inside and s not in growing}
-        old_slices = [_Sliced(inside[e.slice], (), _tensor(op, e.whole), e.axis, e.backward) for e in it.elements]
+            sums.append((x, Carried(nothing[x.value], total, total + found[x.value], (*lead, *x.shape))))
+        kept = {s: Sliced(inside[s.entering]) for s in it.states if s.entering in inside and s not in growing}
+        old_slices = [Sliced(inside[e.slice], (), tensor_of(op, e.whole), e.axis, e.backward) for e in it.elements]
         ct_slices = zip(stacked, ct_ys[len(states) :], strict=True)
         loop.op_type, loop.states = "Scan", [*ct_states, *(carried for _, carried in sums)]
         ct_sliced = [_beside(op, e, ct, None, seeds) for e, ct in zip(sliced, ct_xs[len(states) :], strict=True)]
@@ -376,19 +285,13 @@ def _loop_back(
         loop.elements += [_beside(op, r, ct, given[r.whole], seeds) for r, ct in ct_slices]
         for each in (*loop.elements, *loop.results):
             each.backward = not each.backward
+        loop.settle()
+        with op.around():
+            length = _restore(op, node, {s: e for s, e in kept.items() if e in loop.elements}, numbers)
         loop.close()
-    length = _length(op, it)
-    keep = [s for s, e in kept.items() if e in loop.elements]
-    if keep or length is None:
-        stacks, length, numbers.whole = _keep(op, node, keep, length)
-        for s, stack in zip(keep, stacks, strict=True):
-            kept[s].whole = stack
-    elif it.counter is not None:
-        numbers.whole = op.range(length)
     loop.may_be_empty |= it.counter is not None and not (isinstance(length, int) and length > 0)
+    loop.changes_shape |= bool(growing)
     loop.emit(length)
-    if growing:
-        op.nodes[-1].meta[CHANGES_SHAPE] = True
     values = [*(s.initial for s in states), *(x.value for x, _ in sums), *(e.whole for e in sliced)]
     written = [*(c.out for c in ct_states), *(c.out for _, c in sums), *(r.out for r in ct_sliced)]
     yield from ((value, ct) for value, ct in zip(values, written, strict=True) if value in wanted and ct is not None)
@@ -419,12 +322,12 @@ def _sum_of_products(op: Builder, a: Tensor, b: Tensor) -> Tensor:
     return op.MatMul(op.reshape(a, (*front, rows, both)), op.reshape(b, (*front, both, columns)))
 
 
-def _numbers(op: Builder, loop: _Writer) -> _Sliced:
+def _numbers(op: Builder, loop: Writer) -> Sliced:
     """Let the old body have the number of its iteration from an element, and run in any case."""
     if loop.it.counter is None or loop.it.condition is None:
-        return _Sliced(op.constant(0, ir.DataType.INT64))
+        return Sliced(op.constant(0, ir.DataType.INT64))
     counter, runs = loop.inside[loop.it.counter], loop.inside[loop.it.condition[0]]
-    numbers = _Sliced(op.local(counter, "iteration", shape=()))
+    numbers = Sliced(op.local(counter, "iteration", shape=()))
     loop.inside[loop.it.condition[0]] = op.full(runs.shape, True, ir.DataType.BOOL)
     loop.inside[loop.it.counter] = op.reshape(numbers.slice, counter.shape)
     return numbers
@@ -433,13 +336,13 @@ def _numbers(op: Builder, loop: _Writer) -> _Sliced:
 def _loop_forward(
     op: Builder, node: Node, tangents: Mapping[ir.Value, Tensor], wanted: Values, seeds: Dim | None
 ) -> Seeded:
-    loop, lead = _Writer(op, node), _lead(seeds)
+    loop, lead = Writer(op, node), _lead(seeds)
     it = loop.it
     within = through_bodies(op, node.ir, tangents.keys(), [v for v in node.ir.outputs if v in wanted])
     states = _matter(it, within)
     sliced = [e for e in it.elements if e.whole in tangents and e.slice in within.values]
     stacked = [r for r in it.results if r.slice in within.values and r.whole in wanted]
-    initial = [tangents.get(s.initial, _zeros(op, _tensor(op, s.initial), seeds)) for s in states]
+    initial = [tangents.get(s.initial, _zeros(op, tensor_of(op, s.initial), seeds)) for s in states]
     with op.body():
         old = loop.run_along()
         xs = [loop.inside[v] for v in (*(s.entering for s in states), *(e.slice for e in sliced))]
@@ -450,19 +353,20 @@ def _loop_forward(
         found = sweep_forward(op, old, seeded, [y.value for y in ys], seeds)
         t_ys = [found.get(y.value, _zeros(op, y, seeds)) for y in ys]
 
-        shapes = [(*lead, *_tensor(op, s.final).shape) for s in states]
+        shapes = [(*lead, *tensor_of(op, s.final).shape) for s in states]
         needed = [s.final in wanted for s in states]
-        t_states = [_Carried(*each) for each in zip(initial, t_xs, t_ys, shapes, needed, strict=False)]
+        t_states = [Carried(*each) for each in zip(initial, t_xs, t_ys, shapes, needed, strict=False)]
         loop.states += t_states
         loop.elements += [
             _beside(op, e, t, tangents[e.whole], seeds) for e, t in zip(sliced, t_xs[len(states) :], strict=True)
         ]
-        loop.results = [_beside(op, r, t, None, seeds) for r, t in zip(stacked, t_ys[len(states) :], strict=True)]
+        t_stacked = [_beside(op, r, t, None, seeds) for r, t in zip(stacked, t_ys[len(states) :], strict=True)]
+        loop.results = t_stacked
         loop.close()
     length = _length(op, it)
     loop.emit(op.fresh_dim() if length is None else length)
     values = [*(s.final for s in states), *(r.whole for r in stacked)]
-    written = [*(t.out for t in t_states), *(r.out for r in loop.results)]
+    written = [*(t.out for t in t_states), *(r.out for r in t_stacked)]
     return {value: t for value, t in zip(values, written, strict=True) if value in wanted and t is not None}
 
 

@@ -81,6 +81,7 @@ class Builder:
         sequences: what sequences hold, where that is known.
         optionals: what optionals hold, where that is known.
         grown: of tensors that stack what a loop appended to a sequence, that sequence.
+        equals: tensors that are known to be equal to a value which is not computed otherwise.
         settled: whether the types that are being found are the final ones, not those of a trial.
         has_sequences: whether the model has sequences or optionals.
     """
@@ -105,6 +106,7 @@ class Builder:
         self.sequences: dict[ir.Value, sequences.Items] = {}
         self.optionals: dict[ir.Value, ir.Value] = {}
         self.grown: dict[ir.Value, ir.Value] = {}
+        self.equals: dict[ir.Value, Tensor] = {}
         self.settled = True
         self.has_sequences = any(
             node.op_type in sequences.RESOLVERS.keys() - {"Identity"} for node in model.graph.all_nodes()
@@ -243,6 +245,10 @@ class Builder:
     def tensor(self, value: ir.Value) -> Tensor | None:
         """Return the tensor of a value; None where it is no tensor or its rank is not known."""
         return self._tensors.get(value)
+
+    def known(self, value: ir.Value) -> Tensor | None:
+        """Return the tensor of a value, or rather one that is equal to it and is there already."""
+        return self.equals.get(value, self.tensor(value))
 
     def view(self, node: ir.Node) -> Node:
         """Return the node as rules see it."""
@@ -783,21 +789,22 @@ class Builder:
         for value, tensor in zip(values, outputs, strict=True):
             fits = value in inside and value not in results  # else it needs a name of its own
             results.append(value if fits else self.named_identity(tensor))
-        live = self._live(set(results))
         if hoist:
-            live = self._hoist(live, {*results, *(t.value for t in inputs)})
+            self.hoist(results, inputs)
+        live = self._live(set(results))
         self.nodes.clear()
         return ir.Graph([t.value for t in inputs], results, nodes=live, name=self._unique("body", self._names))
 
-    def _hoist(self, nodes: list[ir.Node], stay: set[ir.Value]) -> list[ir.Node]:
-        """Move nodes that read nothing of the body to what is around it, except those that give values that must stay;
-        return the others.
+    def hoist(self, outputs: Iterable[ir.Value], inputs: Iterable[Tensor]) -> None:
+        """Leave in the body that is being built only what `outputs` need; what is the same in each iteration goes to
+        what is around it, except those themselves. Nothing may be emitted into the body after that but by `close`.
         """
-        outer = self._within.outer
+        outer, stay = self._within.outer, set(outputs)
         assert outer is not None
-        inside = stay.union(*(node.outputs for node in nodes))
-        left = []
-        for node in nodes:
+        live = self._live(set(stay))
+        inside = {*stay, *(t.value for t in inputs)}.union(*(node.outputs for node in live))
+        self.nodes.clear()
+        for node in live:
             if (
                 node.op_type in _HOISTED
                 and not node.domain
@@ -807,8 +814,14 @@ class Builder:
                 outer.nodes.append(node)
                 inside.difference_update(node.outputs)
             else:
-                left.append(node)
-        return left
+                self.nodes.append(node)
+
+    @contextlib.contextmanager
+    def around(self) -> Iterator[None]:
+        """Emit what follows into what is around the body that is being built."""
+        assert self._within.outer is not None
+        with self._in(self._within.outer):
+            yield
 
     def emit_flow(
         self,
@@ -846,11 +859,14 @@ class Builder:
             return dim is not None
         return all(self._is_known_atom(atom) for _, atoms in terms_of(dim) for atom in atoms)
 
+    def is_size_of(self, dim: Dim, values: Iterable[ir.Value]) -> bool:
+        """Whether a size is one of values that are the only place to read it from."""
+        source = self._within.sources.get(dim)
+        return source is not None and source[0].value in set(values)
+
     def is_known_around(self, dim: Dim) -> bool:
         """Whether a size can be read around the body that is being built."""
-        outer = self._within.outer
-        assert outer is not None
-        with self._in(outer):
+        with self.around():
             return self.is_known(dim)
 
     def _is_known_atom(self, atom: str) -> bool:
@@ -967,5 +983,7 @@ def _attribute(name: str, value: Any) -> ir.Attr:
     if isinstance(value, (list, tuple)):
         if any(isinstance(v, float) for v in value):
             return ir.AttrFloat32s(name, [float(v) for v in value])
+        if any(isinstance(v, str) for v in value):
+            return ir.AttrStrings(name, list(value))
         return ir.AttrInt64s(name, list(value))
     return ir.AttrTensor(name, value)

@@ -398,6 +398,7 @@ def scan(
     elements: Sequence[Tensor],
     *,
     backward: bool = False,
+    known: Sequence[Tensor] = (),
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Emit a `Scan`: run `step` for each slice of `elements` in turn.
 
@@ -407,6 +408,8 @@ def scan(
         states: what is carried, before the first iteration; its shapes stay the same.
         elements: at least one tensor, of which each iteration takes a slice along axis 0.
         backward: whether the last slice comes first, and the first iteration gives the last slice of the results.
+        known: tensors that the first of the results are known to be equal to, so that derivatives need not run the loop
+            for them.
 
     Returns:
         The states after the last iteration, and the results of all iterations along axis 0. For no iterations these are
@@ -426,6 +429,7 @@ def scan(
             attributes[f"scan_{kind}_directions"] = [1] * count
     outputs = op.emit_flow("Scan", [*states, *elements], {"body": graph}, types, **attributes)
     op.nodes[-1].meta[MAY_BE_EMPTY] = not isinstance(length, int) or length == 0
+    op.equals.update((r.value, t) for r, t in zip(outputs[len(states) :], known, strict=False))
     return outputs[: len(states)], outputs[len(states) :]
 
 
@@ -433,12 +437,16 @@ def scan(
 
 
 def without_empty_scans(op: Builder, nodes: Sequence[ir.Node]) -> list[ir.Node]:
-    """Return the nodes with each `Scan` that may have no iteration, in any body, written as a `Loop`."""
+    """Return the nodes with each `Scan` that may have no iteration, in any body, in a branch that is taken if it has
+    some; one with states whose shapes change is written as a `Loop`.
+    """
     result: list[ir.Node] = []
     for node in nodes:
         new = [node]
-        if node.op_type == "Scan" and (node.meta.get(MAY_BE_EMPTY) or node.meta.get(CHANGES_SHAPE)):
+        if node.op_type == "Scan" and node.meta.get(CHANGES_SHAPE):
             new = _as_loop(op, node)
+        elif node.op_type == "Scan" and node.meta.get(MAY_BE_EMPTY):
+            new = _if_any(op, node)
         for each in new:
             for _, graph in graphs_in(each):
                 inner = list(graph)
@@ -446,6 +454,43 @@ def without_empty_scans(op: Builder, nodes: Sequence[ir.Node]) -> list[ir.Node]:
                 graph.extend(without_empty_scans(op, inner))
         result += new
     return result
+
+
+def _if_any(op: Builder, node: ir.Node) -> list[ir.Node]:
+    """Write a `Scan` as an `If` that runs it unless there is no iteration: then its states stay, its results are empty.
+
+    A `Loop`, which may have none, would have to gather the slices of each iteration: that takes up to half as long
+    again.
+    """
+    it = Iteration.of(node)
+    finals = [t for t in map(op.tensor, node.outputs) if t is not None]
+    with op.body() as nodes, op.unshared():  # equal nodes around may have been dropped
+        whole, axis = next((t, e.axis) for e in it.elements if (t := op.tensor(e.whole)) is not None)
+        some = op.reshape(op.Greater(op.Shape(whole, start=axis, end=axis + 1), 0), ())
+        with op.body() as inner:
+            scan = clone_node(node, {}, op.unique_name)
+            scan.meta.pop(MAY_BE_EMPTY)
+            inner.append(scan)
+            outputs = [op.declare(v, (t.dtype, t.shape)) for v, t in zip(scan.outputs, finals, strict=True)]
+            run = op.close([], [t for t in outputs if t is not None])
+        with op.body():
+            states = [t for s in it.states if (t := op.tensor(s.initial)) is not None]
+            empty = []
+            for t, r in zip(finals[len(states) :], it.results, strict=True):
+                # a size that can be read from nothing but the result itself can be anything
+                sizes = [0 if op.is_size_of(d, node.outputs) else d for d in t.shape]
+                sizes[r.axis % t.rank] = 0
+                empty.append(op.full(sizes, 0, t.dtype))
+            stay = op.close([], [*states, *empty])
+        graphs = {"then_branch": run, "else_branch": stay}
+        chosen = op.emit_flow("If", [some], graphs, [(t.dtype, t.shape) for t in finals])
+    for old, new in zip(node.outputs, chosen, strict=True):
+        name, value = old.name, new.value
+        ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+        old.name, value.name = None, name
+    for i in range(len(node.inputs)):
+        node.replace_input_with(i, None)
+    return nodes
 
 
 def _as_loop(op: Builder, node: ir.Node) -> list[ir.Node]:

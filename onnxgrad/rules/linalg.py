@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.dims import Dim, broadcast
+from onnxgrad.graph.dims import Dim, broadcast, size_of
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules import samples
@@ -34,10 +34,21 @@ def matmul(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]
         return op.sum(result, [-2], keepdims=False) if row else result
 
     def right() -> Tensor:
-        result = _product(op, op.swap(a), ct, b.shape[-2], ct.shape[-1])
+        rows, y = (a, ct) if b.rank > 2 else _as_matrices(op, a, ct)
+        result = _product(op, op.swap(rows), y, b.shape[-2], ct.shape[-1])
         return op.sum(result, [-1], keepdims=False) if column else result
 
     return left, right
+
+
+def _as_matrices(op: Builder, a: Tensor, ct: Tensor) -> tuple[Tensor, Tensor]:
+    """Return all rows of `a` as one matrix, and those of `ct`, so that a sum of products, ``Σ_i A_iᵀ Ȳ_i``, is one
+    product. Of a broadcast that is not written, the sum is cheaper.
+    """
+    if a.rank == 2 or ct.spread is not None or a.spread is not None:
+        return a, ct
+    rows, seeds = size_of(a.shape[:-1]), ct.shape[: ct.rank - a.rank]
+    return op.reshape(a, (rows, a.shape[-1])), op.reshape(ct, (*seeds, rows, ct.shape[-1]))
 
 
 @vjp("Gemm", versions=(13,), follow=samples.gemm)

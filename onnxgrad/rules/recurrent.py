@@ -1,8 +1,9 @@
 """Recurrent layers, step by step, for any number of steps.
 
 Each layer is written as a `Scan` over its steps, whose derivative is that of the layer. What does not depend on the
-states is computed for all steps at once, in front of it: above all the product of the inputs with their weights. Very
-short sequences of a fixed length are written out, by the same function for one step.
+states is computed for all steps at once, in front of it: above all the product of the inputs with their weights. The
+`Scan` itself is not run: its outputs are those of the node, from which its derivative has the states. Very short
+sequences of a fixed length are written out, by the same function for one step.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ Activation = Callable[[Tensor], Tensor]
 Tensors = Sequence[Tensor]
 
 #: Number of steps, where it is fixed, up to which they are written out one by one. Times in milliseconds in onnxruntime
-#: 1.32, one thread, of an LSTM and its derivative by the input, batch 1: written out / as `Scan`; nodes written out:
+#: 1.32, one thread, of an LSTM and its derivative by the input: written out / as `Scan`; nodes written out:
 #:
-#:     steps               1              2              4              8             16            100
-#:     H = 8       0.018/0.031    0.030/0.050    0.052/0.082    0.095/0.149    0.176/0.279    1.36/1.64
-#:     H = 128     0.028/0.063    0.064/0.093    0.107/0.147    0.207/0.273    0.394/0.511    2.51/2.87
-#:     nodes               36             78            150            294            582         3606
+#:     steps                      1              2              4              8             16
+#:     H = 8, batch 1       0.023/0.040    0.040/0.044    0.074/0.058    0.134/0.084    0.249/0.122
+#:     H = 128, batch 1     0.040/0.078    0.092/0.101    0.145/0.137    0.272/0.185    0.513/0.311
+#:     H = 128, batch 16    0.088/0.165    0.234/0.290    0.363/0.404    0.982/0.964    2.116/1.993
+#:     nodes                     44             87            159            303            591
 #:
-#: With batch 16 and H = 128 it is 0.82/1.00 for 8 steps. The second derivative gains more (8 steps, H = 8: 0.23/0.59),
-#: and grows faster (824 nodes).
-UNROLLED_STEPS = 8
+#: The second derivative has its break-even there, too (3 steps, H = 8: 0.153/0.164, 4 steps: 0.217/0.205).
+UNROLLED_STEPS = 3
 
 # --- activations, with the parameters that ONNX gives them -------------------------------------------
 
@@ -145,7 +146,8 @@ def _expression(layer: Layer, op: Builder, node: Node) -> Sequence[Tensor | None
         sizes = (x.shape[1], directions, weights.hidden)
         first = [_first_state(op, node, k, sizes, index) for k in range(layer.states)]
         backward = index == 1 or node.attr("direction") == "reverse"
-        found.append([op.unsqueeze(t, [-3]) for t in _run(op, step, first, elements, alive, backward)])
+        outputs = functools.partial(_outputs_of_node, op, node, alive, first[0], index)
+        found.append([op.unsqueeze(t, [-3]) for t in _run(op, step, first, elements, alive, backward, outputs)])
     y, *last = (t[0] if directions == 1 else op.Concat(*t, axis=-3) for t in zip(*found, strict=True))
     if any_step is not None:
         last = [op.Where(any_step, s, 0) for s in last]
@@ -216,24 +218,54 @@ def _running(op: Builder, lengths: Tensor | None, steps: Dim, batch: Dim) -> tup
     return op.Less(op.reshape(op.range(steps), (steps, 1, 1)), lengths), lengths > 0
 
 
-def _run(op: Builder, step: Step, first: Tensors, elements: Tensors, alive: Tensor | None, backward: bool) -> Tensors:
+def _run(
+    op: Builder,
+    step: Step,
+    first: Tensors,
+    elements: Tensors,
+    alive: Tensor | None,
+    backward: bool,
+    outputs_of_node: Callable[[], Tensor],
+) -> Tensors:
     """Run one direction; return the outputs of all steps, ``(T, B, H)``, and the states after the last, ``(B, H)``.
 
     Behind the end of a sample's sequence its states stay as they are, and the output is 0.
     """
     if alive is not None:
         step, elements = _while_alive(op, step), [*elements, alive]
-    run = _unrolled if elements[0].shape[0] in range(1, UNROLLED_STEPS + 1) else scan
-    last, (y,) = run(op, step, first, elements, backward=backward)
+    if elements[0].shape[0] in range(1, UNROLLED_STEPS + 1):
+        last, (y,) = _unrolled(op, step, first, elements, backward=backward)
+    else:
+        last, (y,) = scan(op, step, first, elements, backward=backward, known=[outputs_of_node()])
     return [y if alive is None else op.Where(alive, y, 0), *last]
 
 
+def _outputs_of_node(op: Builder, node: Node, alive: Tensor | None, first: Tensor, index: int) -> Tensor:
+    """Return the outputs of all steps of one direction, ``(T, B, H)``, as the node itself computes them: faster than
+    any `Scan` can.
+
+    Behind the end of a sequence, where derivatives are 0 whatever the state is, that is the first state: so the state
+    in front of a step that runs is right in either direction.
+    """
+    y = node.outputs[0]
+    if y is None or not y.value.name:
+        y = op.emit(node.op_type, *node.inputs, **{name: node.attrs[name] for name in node.ir.attributes})[0]
+    if node.attr("layout"):
+        y = op.Transpose(y, perm=[1, 2, 0, 3])
+    steps, directions, batch, hidden = y.shape
+    y = _pick(op, y, (steps, directions, batch, hidden), index, axis=1)
+    return y if alive is None else op.Where(alive, y, first)
+
+
 def _while_alive(op: Builder, step: Step) -> Step:
-    """Return a step that leaves the states as they are where its last element is false."""
+    """Return a step that leaves the states, of which the first is the output, as they are where its last element is
+    false.
+    """
 
     def masked(states: Tensors, elements: Tensors) -> tuple[Tensors, Tensors]:
-        after, results = step(states, elements[:-1])
-        return [op.Where(elements[-1], new, old) for new, old in zip(after, states, strict=True)], results
+        after, _ = step(states, elements[:-1])
+        kept = [op.Where(elements[-1], new, old) for new, old in zip(after, states, strict=True)]
+        return kept, kept[:1]
 
     return masked
 

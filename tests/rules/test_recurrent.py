@@ -96,6 +96,9 @@ FIXED = [
     case("GRU", "clip", {"clip": 0.5}),
     *(case(op, "scan", BOTH, steps=UNROLLED_STEPS + 1, lengths=[2, 1]) for op in GATES),
     *(case(op, "scan-plain", steps=UNROLLED_STEPS + 1) for op in GATES),
+    case("LSTM", "scan-all", {"input_forget": 1, "clip": 0.6, **BACK}, steps=UNROLLED_STEPS + 1, peepholes=True),
+    case("GRU", "scan-all", {"linear_before_reset": 1, "clip": 0.5, **BACK}, steps=UNROLLED_STEPS + 1, lengths=[4, 0]),
+    case("RNN", "scan-all", {"clip": 0.4, "layout": 1, **BOTH}, steps=UNROLLED_STEPS + 1, lengths=[3, 4]),
     *(
         case("RNN", name, {"activations": [name]} | (PARAMETERS if np.isnan(ALPHAS.get(name, 0)) else {}))
         for name in FUNCTIONS
