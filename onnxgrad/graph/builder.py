@@ -604,6 +604,17 @@ class Builder:
         """Choose `a` where `mask` holds, else `b`."""
         return self.Where(mask, a, b)
 
+    def masked(self, mask: Tensor, ct: Tensor, holds: bool = True) -> Tensor:
+        """Return a cotangent where `mask` holds (or does not), else 0.
+
+        So it is known to be no guard against numbers that are none, and may be written as a product (`forms`).
+        """
+        result = self.Where(mask, ct, 0) if holds else self.Where(mask, 0, ct)
+        node = None if result.spread is not None else result.value.producer()
+        if node is not None and node.op_type == "Where":
+            node.meta[forms.MASKS_COTANGENT] = True
+        return result
+
     # --- names -------------------------------------------------------------------------------
 
     @contextlib.contextmanager

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: Slope of a `HardSigmoid` that is a step: from 0 to 1 within the numbers that float32 has below its normal ones.
 STEEP = float(np.finfo(np.float32).max)
 
+#: Key in the `meta` of nodes that `Builder.masked` emitted. Others may be guards: of data that is masked because it is
+#: no number, even a product with 0 is none.
+MASKS_COTANGENT = "onnxgrad.masks_cotangent"
 #: Where cotangents are masked by products: in half precision they overflow too easily to call them finite.
 _DTYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 _BOOLEAN = frozenset("And Equal Greater GreaterOrEqual Less LessOrEqual Not Or Xor".split())
@@ -78,6 +81,8 @@ class _Writer:
         if _is_number(first) and _is_number(second):
             slope = first.scalar == 1 and second.scalar is not None and 0 < second.scalar < 1
             return (_Mask(mask, True, first.dtype), "Max", second) if slope else None
+        if MASKS_COTANGENT not in node.meta:
+            return None
         for kept, other, holds in ((first, second, True), (second, first, False)):
             if _is_number(other) and other.scalar == 0 and self._is_finite(kept.value):
                 return _Mask(mask, holds, kept.dtype), "Mul", kept

@@ -267,7 +267,7 @@ def _put_back(
     if reduction == "none":
         _check_unique(places, x)
         kept = put(op.full(x.shape, 1, ir.DataType.BOOL), op.full(updates.shape, 0, ir.DataType.BOOL), "none")
-        return lambda: op.Where(kept, ct, 0), lambda: pick(ct)
+        return lambda: op.masked(kept, ct), lambda: pick(ct)
     if reduction == "mul":
 
         def by_update() -> Tensor:
@@ -305,7 +305,7 @@ def one_hot(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor
     axes = list(range(-node.y.rank, 0))
 
     def total(mask: Tensor) -> Tensor:
-        return op.reshape(op.sum(op.Where(mask, ct, 0), axes, keepdims=False), (*seeds_of(ct, node.y), 1))
+        return op.reshape(op.sum(op.masked(mask, ct), axes, keepdims=False), (*seeds_of(ct, node.y), 1))
 
     return None, None, lambda: op.Concat(total(op.Equal(hit, 0)), total(op.Equal(hit, 1)), axis=-1)
 

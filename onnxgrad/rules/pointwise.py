@@ -206,7 +206,7 @@ def clip(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]]:
     def by_x() -> Tensor:
         inside = [op.GreaterOrEqual(x, low)] if low is not None else []
         inside += [op.LessOrEqual(x, high)] if high is not None else []
-        return op.Where(functools.reduce(op.And, inside), ct, 0) if inside else ct
+        return op.masked(functools.reduce(op.And, inside), ct) if inside else ct
 
     def above() -> Tensor:
         if high is None:
@@ -215,8 +215,8 @@ def clip(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]]:
 
     return (
         by_x,
-        lambda: op.Where(op.And(op.Less(x, low), op.Not(above())), ct, 0),
-        lambda: op.Where(above(), ct, 0),
+        lambda: op.masked(op.And(op.Less(x, low), op.Not(above())), ct),
+        lambda: op.masked(above(), ct),
     )
 
 
@@ -224,7 +224,8 @@ def clip(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]]:
 def where(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor] | None]:
     """The cotangent passes to the side that was chosen."""
     mask = node.inputs[0]
-    return None, lambda: op.Where(mask, ct, 0), lambda: op.Where(mask, 0, ct)
+    assert mask is not None
+    return None, lambda: op.masked(mask, ct), lambda: op.masked(mask, ct, holds=False)
 
 
 @vjp("Cast", versions=(13, 19, 21, 23, 24, 25, 28), follow=samples.aligned)
@@ -262,7 +263,7 @@ def dropout(op: Builder, node: Node, ct: Tensor, mask_ct: None = None) -> Sequen
         scale = op.constant(2.0, ct.dtype) if ratio is None else op.cast(op.Reciprocal(1 - ratio), ct.dtype)
         if training.ints != [1]:
             scale = op.Where(training, scale, 1)
-        return op.Where(mask, ct * scale, 0)
+        return op.masked(mask, ct * scale)
 
     def by_ratio() -> Tensor:
         raise Refusal(

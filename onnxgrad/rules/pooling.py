@@ -58,7 +58,7 @@ def max_pool(op: Builder, node: Node, ct: Tensor, index_ct: None = None) -> Tens
     if any(d != 1 for d in w.dilations) and _is_padded(w):
         # a window may hold nothing but padding; the operator then names no element of it
         found = functools.reduce(op.And, [count > 0 for count in _elements(op, w, padded=False)])
-        index, ct = op.Where(found, index, 0), op.Where(found, ct, 0)
+        index, ct = op.Where(found, index, 0), op.masked(found, ct)
     seeds, many = seeds_of(ct, y), size_of(y.shape)
     if not seeds and ct.dtype == ir.DataType.FLOAT and _tiles(w):
         windows = {name: attributes[name] for name in attributes.keys() & {"kernel_shape", "pads", "strides"}}
@@ -78,7 +78,7 @@ def global_max_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
     """The cotangent goes to the largest element of each channel, the first of them where there are several."""
     x, many = node.x, size_of(node.x.shape[2:])
     largest = op.ArgMax(op.reshape(x, (*x.shape[:2], many)), axis=-1, keepdims=1)
-    return op.Where(op.reshape(op.Equal(op.range(many), largest), x.shape), ct, 0)
+    return op.masked(op.reshape(op.Equal(op.range(many), largest), x.shape), ct)
 
 
 def _pooled(node: Node) -> tuple[ir.Node, Tensor] | None:
@@ -141,7 +141,7 @@ def max_unpool(op: Builder, node: Node, ct: Tensor) -> Tensor:
     places = size_of(node.y.shape)
     origin, seeds = op.reshape(origin, (places,)), seeds_of(ct, node.y)
     taken = origin > 0
-    flat = op.Where(taken, op.reshape(ct, (*seeds, places)), 0)
+    flat = op.masked(taken, op.reshape(ct, (*seeds, places)))
     back = scatter_add(op, flat, op.Where(taken, origin - 1, 0), many)
     return op.reshape(back, (*seeds, *x.shape))
 

@@ -224,7 +224,7 @@ def elementwise(names: str, *partials: Partial | str, versions: Collection[int],
                 assert callable(partial)
                 factor = partial(op, node.y, *node.inputs, **{name: node.attr(name) for name in wanted[i]})
                 if isinstance(factor, Tensor) and not factor.is_float:
-                    return op.Where(factor, ct, 0)
+                    return op.masked(factor, ct)
                 return ct * factor
 
             return make
