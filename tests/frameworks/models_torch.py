@@ -11,21 +11,104 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import torch
+import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.frameworks.comparing import Batch, Case, DType, Export
 
 SAMPLES = 3
+#: For normalizations, whose epsilon is a float32 in ONNX: one that has all its digits there.
+EPS = 2.0**-17
 
 
-class MLP(nn.Sequential):
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6), nn.SiLU(), nn.Linear(6, 2))
+
+
+class Residual(nn.Module):
+    """Blocks that add to what they take, as in transformers and mixers: normalization, GELU, dropout."""
+
     def __init__(self) -> None:
-        super().__init__(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6), nn.SiLU(), nn.Linear(6, 2))
+        super().__init__()
+        block = [nn.LayerNorm(6, EPS), nn.Linear(6, 12), nn.GELU(), nn.Dropout(0.1), nn.Linear(12, 6)]
+        self.first, self.block, self.last = nn.Linear(5, 6), nn.Sequential(*block), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return torch.log_softmax(self.last(h + self.block(h)), dim=-1)
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.BatchNorm2d(4), nn.ELU(), nn.AdaptiveAvgPool2d(1)),
+        *(nn.Flatten(), nn.Linear(4, 2)),
+    )
+
+
+class UNet(nn.Module):
+    """Down, up by a transposed convolution, and a way around; resized by bilinear interpolation at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.norm = nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.GroupNorm(3, 3, EPS)
+        self.up = nn.ConvTranspose2d(3, 2, 4, stride=2, padding=1)
+        self.last = nn.Conv2d(3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up(F.softplus(self.norm(self.down(x))))
+        y = self.last(torch.cat([torch.tanh(up), x], dim=1))
+        return F.interpolate(y, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.layers, self.last = kind(3, 4, num_layers=2, batch_first=True, bidirectional=True), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layers(x)[0][:, -1])
+
+
+class Encoder(nn.Module):
+    """PyTorch's own encoder layers, with positions, and a mean over the sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, 0.1, "gelu", EPS, batch_first=True, norm_first=True)
+        self.first, self.positions = nn.Linear(3, 8), nn.Parameter(torch.randn(5, 8))
+        self.layers, self.last = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layers(self.first(x) + self.positions).mean(dim=1))
+
+
+class Causal(nn.Module):
+    """Attention as it is written by hand today."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.last = nn.Linear(4, 12), nn.Linear(4, 2)
+        self.register_buffer("positions", torch.randn(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, _ = x.shape
+        q, k, v = (part.view(n, length, 2, 2).transpose(1, 2) for part in self.qkv(x + self.positions).chunk(3, dim=-1))
+        h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.last(h.transpose(1, 2).reshape(n, length, 4))
 
 
 #: What the row is called, what makes the module, and the shape of one sample.
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "MLP": (MLP, (4,)),
+    "MLP": (mlp, (4,)),
+    "residual MLP": (Residual, (5,)),
+    "CNN": (cnn, (2, 6, 6)),
+    "U-Net": (UNet, (1, 6, 6)),
+    "LSTM": (lambda: Recurrent(nn.LSTM), (5, 3)),
+    "GRU": (lambda: Recurrent(nn.GRU), (5, 3)),
+    "transformer encoder": (Encoder, (5, 3)),
+    "causal attention": (Causal, (4, 4)),
 }
 
 
@@ -60,11 +143,12 @@ def own(name: str, dtype: DType) -> dict[str, np.ndarray]:
     def first(one: Tensor) -> Tensor:
         return module(one[None]).reshape(-1)[0]
 
-    each = {
-        "jacobian": [torch.func.jacrev(lambda one: module(one[None])[0])(one) for one in x],
-        "gradient": [torch.func.grad(first)(one) for one in x],
-        "hessian": [torch.func.jacrev(torch.func.jacrev(first))(one) for one in x],
-    }
+    with sdpa_kernel(SDPBackend.MATH):  # the attention that PyTorch has second derivatives of
+        each = {
+            "jacobian": [torch.func.jacrev(lambda one: module(one[None])[0])(one) for one in x],
+            "gradient": [torch.func.grad(first)(one) for one in x],
+            "hessian": [torch.func.jacrev(torch.func.jacrev(first))(one) for one in x],
+        }
     return {"value": module(x).detach().numpy(), **{k: torch.stack(v).detach().numpy() for k, v in each.items()}}
 
 
