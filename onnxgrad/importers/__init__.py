@@ -32,6 +32,18 @@ def _from_estimator(source: Any, sample: Any) -> Imported:
     return convert(source, sample)
 
 
+def _is_module(source: Any) -> bool:
+    """Whether `source` is a module of PyTorch."""
+    kind = source if isinstance(source, type) else type(source)
+    return any((base.__module__, base.__name__) == ("torch.nn.modules.module", "Module") for base in kind.__mro__)
+
+
+def _from_module(source: Any, sample: Any) -> Imported:
+    from onnxgrad.importers.torch import convert
+
+    return convert(source, sample)
+
+
 def is_file(source: Any) -> bool:
     """Whether `source` is the path of a file that `read_file` reads, by how it ends."""
     return isinstance(source, (str, os.PathLike)) and os.fspath(source).lower().endswith(_ENDINGS)
@@ -54,4 +66,5 @@ def read_file(path: str | os.PathLike[str], variable: str | None = None, dtype: 
 
 
 register_importer(_is_estimator, _from_estimator)
+register_importer(_is_module, _from_module)
 register_file_importer(is_file, lambda path, variable: Imported(read_file(path, variable)))

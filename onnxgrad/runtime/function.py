@@ -49,10 +49,11 @@ def load(
         >>> J = f.jacobian(x)                   # doctest: +SKIP
 
     Args:
-        source: path of a model, its bytes, a `ModelProto`, an `ir.Model`, a fitted scikit-learn estimator, or the path
-            of a MATLAB network: a function that genFunction wrote (.m), or a .mat file.
+        source: path of a model, its bytes, a `ModelProto`, an `ir.Model`, a fitted scikit-learn estimator, a PyTorch
+            module, or the path of a MATLAB network: a function that genFunction wrote (.m), or a .mat file.
         sample: for an estimator, some rows of its input, of which the number of columns, their types, and the names
-            of those of a data frame are taken.
+            of those of a data frame are taken; for a PyTorch module, an example of its input: a tensor or an array,
+            several as a tuple, or by name as a dictionary.
         variable: for a .mat file, the name of the variable that holds the network. None: the only one that does.
         providers: onnxruntime's execution providers in order of preference, each a name or a name with options. None:
             the CPU.

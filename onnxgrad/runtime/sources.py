@@ -116,8 +116,8 @@ def _find(source: Any, sample: Any, variable: str | None) -> Origin:
         return _origin(source)
     raise ModelReadError(
         f"{_describe(source)} is no model that can be loaded; give the path or the bytes of an ONNX model, a "
-        "ModelProto, an ir.Model, a MATLAB network (.m, .mat), or a fitted scikit-learn estimator with a sample of its "
-        "input (PyTorch: export it with torch.onnx.export first)"
+        "ModelProto, an ir.Model, a MATLAB network (.m, .mat), or a fitted scikit-learn estimator or a PyTorch module, "
+        "each with a sample of its input (other frameworks: export the model to ONNX first, see docs/frameworks.md)"
     )
 
 

@@ -129,6 +129,11 @@ def trained(name: str) -> nn.Module:
     return module.eval()
 
 
+def in_type(name: str, dtype: DType) -> nn.Module:
+    """Return a copy of a trained module with all its numbers in a type."""
+    return copy.deepcopy(trained(name)).to(getattr(torch, dtype))
+
+
 def batch_of(name: str, dtype: DType) -> Tensor:
     shape = MODELS[name][1]
     return torch.from_numpy(np.random.default_rng(1).normal(size=(SAMPLES, *shape)).astype(dtype))
@@ -137,7 +142,7 @@ def batch_of(name: str, dtype: DType) -> Tensor:
 @functools.cache
 def own(name: str, dtype: DType) -> dict[str, np.ndarray]:
     """Return what PyTorch says: value, Jacobian, gradient and Hessian, each sample by itself."""
-    module = copy.deepcopy(trained(name)).to(getattr(torch, dtype))
+    module = in_type(name, dtype)
     x = batch_of(name, dtype)
 
     def first(one: Tensor) -> Tensor:
@@ -154,7 +159,7 @@ def own(name: str, dtype: DType) -> dict[str, np.ndarray]:
 
 def exported(name: str, dtype: DType, batch: Batch, dynamo: bool) -> onnx.ModelProto:
     """Return the model as one of the exporters writes it."""
-    module = copy.deepcopy(trained(name)).to(getattr(torch, dtype))
+    module = in_type(name, dtype)
     x = batch_of(name, dtype)
     file = io.BytesIO()
     options: dict[str, object] = {"input_names": ["x"], "output_names": ["y"], "dynamo": dynamo}
