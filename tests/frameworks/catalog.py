@@ -38,7 +38,12 @@ class Framework:
         return importlib.import_module(f"tests.frameworks.{self.module}").CASES
 
 
-FRAMEWORKS = (Framework("PyTorch", ("torch", "onnxscript"), "models_torch"),)
+FRAMEWORKS = (
+    Framework("PyTorch", ("torch", "onnxscript"), "models_torch"),
+    Framework("JAX", ("jax", "jax2onnx"), "models_jax"),
+    Framework("onnxscript", ("onnxscript",), "models_onnxscript"),
+    Framework("spox", ("spox",), "models_spox"),
+)
 
 
 def installed() -> list[Framework]:

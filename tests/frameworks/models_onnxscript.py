@@ -1,6 +1,5 @@
 """Models that are written in onnxscript: functions of Python, whose loops become loops of ONNX."""
 
-# ruff: noqa: F821 - names that onnxscript reads are those of the functions around
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -29,11 +29,12 @@ def convolution(net: by_hand.Convolution, x: Var, of: Constant) -> Var:
 
 def recurrent(net: by_hand.Recurrent, x: Var, of: Constant) -> Var:
     def step(t: Var, go_on: Var, h: Var) -> list[Var]:
-        row = op.gather(x, t, axis=1)
+        number = op.squeeze(op.reshape(t, op.const([1])), op.const([0]))  # no axis in ONNX, and one for spox
+        row = op.gather(x, number, axis=1)
         return [go_on, op.tanh(op.add(op.matmul(row, of(net.W)), op.matmul(h, of(net.R))))]
 
     zeros = op.matmul(op.gather(x, op.const(0), axis=1), of(np.zeros((3, 4))))  # with a row for each sample
-    (last,) = op.loop(op.const(5), op.const(True), [zeros], body=step)
+    (last,) = op.loop(op.const(5), v_initial=[zeros], body=step)
     return op.matmul(last, of(net.C))
 
 
