@@ -17,7 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.frameworks.comparing import Batch, Case, DType, Export
 
-SAMPLES = 3
+#: Which element of the output gradients and Hessians are of: the last, which depends on all tokens of a sequence.
+SAMPLES, INDEX = 3, -1
 #: For normalizations, whose epsilon is a float32 in ONNX: one that has all its digits there.
 EPS = 2.0**-17
 
@@ -111,6 +112,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "causal attention": (Causal, (4, 4)),
 }
 
+#: Models whose Hessian is compared in a product with a vector.
+ALONG = {"U-Net"}
+
 
 @functools.cache
 def trained(name: str) -> nn.Module:
@@ -139,20 +143,27 @@ def batch_of(name: str, dtype: DType) -> Tensor:
     return torch.from_numpy(np.random.default_rng(1).normal(size=(SAMPLES, *shape)).astype(dtype))
 
 
+def direction_of(name: str, dtype: DType) -> Tensor | None:
+    """Return a vector for the Hessian where its product is compared instead of all of it."""
+    return torch.cos(7 * batch_of(name, dtype)) if name in ALONG else None
+
+
 @functools.cache
 def own(name: str, dtype: DType) -> dict[str, np.ndarray]:
     """Return what PyTorch says: value, Jacobian, gradient and Hessian, each sample by itself."""
     module = in_type(name, dtype)
-    x = batch_of(name, dtype)
+    x, direction = batch_of(name, dtype), direction_of(name, dtype)
 
     def first(one: Tensor) -> Tensor:
-        return module(one[None]).reshape(-1)[0]
+        return module(one[None]).reshape(-1)[INDEX]
 
     with sdpa_kernel(SDPBackend.MATH):  # the attention that PyTorch has second derivatives of
         each = {
             "jacobian": [torch.func.jacrev(lambda one: module(one[None])[0])(one) for one in x],
             "gradient": [torch.func.grad(first)(one) for one in x],
-            "hessian": [torch.func.jacrev(torch.func.jacrev(first))(one) for one in x],
+            "hessian": [torch.func.jacrev(torch.func.jacrev(first))(one) for one in x]
+            if direction is None
+            else [torch.func.jvp(torch.func.grad(first), (one,), (v,))[1] for one, v in zip(x, direction, strict=True)],
         }
     return {"value": module(x).detach().numpy(), **{k: torch.stack(v).detach().numpy() for k, v in each.items()}}
 
@@ -176,7 +187,9 @@ def exported(name: str, dtype: DType, batch: Batch, dynamo: bool) -> onnx.ModelP
 def case(name: str, exporter: str, dtype: DType, batch: Batch) -> Case:
     def make() -> Export:
         model = exported(name, dtype, batch, exporter == "dynamo")
-        return Export(model, {"x": batch_of(name, dtype).numpy()}, **own(name, dtype))
+        along = direction_of(name, dtype)
+        vector = None if along is None else along.numpy()
+        return Export(model, {"x": batch_of(name, dtype).numpy()}, **own(name, dtype), direction=vector, index=INDEX)
 
     return Case("PyTorch", exporter, name, dtype, batch, make)
 
