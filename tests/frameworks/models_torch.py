@@ -6,7 +6,7 @@ import copy
 import functools
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.parametrizations import weight_norm
 
 from tests.frameworks.comparing import Batch, Case, DType, Export
 
 #: Which element of the output gradients and Hessians are of: the last, which depends on all tokens of a sequence.
 SAMPLES, INDEX = 3, -1
+INPUTS = ("x", "kind")
 #: For normalizations, whose epsilon is a float32 in ONNX: one that has all its digits there.
 EPS = 2.0**-17
 
@@ -100,6 +102,32 @@ class Causal(nn.Module):
         return self.last(h.transpose(1, 2).reshape(n, length, 4))
 
 
+class Temporal(nn.Module):
+    """Causal, dilated convolutions along a sequence, to a direction of length 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(3, 4, 2), weight_norm(nn.Conv1d(4, 2, 2, dilation=2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.mish(self.first(F.pad(x.transpose(1, 2), (1, 0))))
+        return F.normalize(self.second(F.pad(h, (2, 0)))[:, :, -1], dim=-1)
+
+
+class Categories(nn.Module):
+    """Numbers beside a category, which is embedded, and picks one of two experts by a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.gate = nn.Embedding(5, 4), nn.Linear(8, 2)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 4), nn.Sigmoid(), nn.Linear(4, 2)) for _ in range(2))
+
+    def forward(self, x: Tensor, kind: Tensor) -> Tensor:
+        h = torch.cat([x, self.table(kind)], dim=-1)
+        parts = torch.stack([expert(h) for expert in self.experts], dim=-1)
+        return (parts * torch.softmax(self.gate(h), dim=-1).unsqueeze(1)).sum(dim=-1)
+
+
 #: What the row is called, what makes the module, and the shape of one sample.
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "MLP": (mlp, (4,)),
@@ -110,8 +138,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "GRU": (lambda: Recurrent(nn.GRU), (5, 3)),
     "transformer encoder": (Encoder, (5, 3)),
     "causal attention": (Causal, (4, 4)),
+    "temporal convolution": (Temporal, (5, 3)),
+    "categories and experts": (Categories, (4,)),
 }
 
+#: Models with a category for each sample as a further input, of so many.
+CATEGORIES = {"categories and experts": 5}
 #: Models whose Hessian is compared in a product with a vector.
 ALONG = {"U-Net"}
 
@@ -127,10 +159,15 @@ def trained(name: str) -> nn.Module:
     target = torch.sin(x.reshape(16, -1).sum(1) / np.sqrt(np.prod(shape)))
     for _ in range(10):
         optimizer.zero_grad()
-        y = module(x).reshape(16, -1)
+        y = module(x, *categories(name, 16)).reshape(16, -1)
         torch.mean((y - target[:, None]) ** 2).backward()
         optimizer.step()
     return module.eval()
+
+
+def categories(name: str, samples: int = SAMPLES) -> tuple[Tensor, ...]:
+    """Return the further inputs of a model."""
+    return (torch.arange(samples) * 2 % CATEGORIES[name],) if name in CATEGORIES else ()
 
 
 def in_type(name: str, dtype: DType) -> nn.Module:
@@ -154,33 +191,40 @@ def own(name: str, dtype: DType) -> dict[str, np.ndarray]:
     module = in_type(name, dtype)
     x, direction = batch_of(name, dtype), direction_of(name, dtype)
 
-    def first(one: Tensor) -> Tensor:
-        return module(one[None]).reshape(-1)[INDEX]
+    found: dict[str, list[Tensor]] = {"jacobian": [], "gradient": [], "hessian": []}
+    for i, one in enumerate(x):
+        others = [c[i : i + 1] for c in categories(name)]
 
-    with sdpa_kernel(SDPBackend.MATH):  # the attention that PyTorch has second derivatives of
-        each = {
-            "jacobian": [torch.func.jacrev(lambda one: module(one[None])[0])(one) for one in x],
-            "gradient": [torch.func.grad(first)(one) for one in x],
-            "hessian": [torch.func.jacrev(torch.func.jacrev(first))(one) for one in x]
-            if direction is None
-            else [torch.func.jvp(torch.func.grad(first), (one,), (v,))[1] for one, v in zip(x, direction, strict=True)],
-        }
-    return {"value": module(x).detach().numpy(), **{k: torch.stack(v).detach().numpy() for k, v in each.items()}}
+        def output(one: Tensor, others: Sequence[Tensor] = others) -> Tensor:
+            return module(one[None], *others)[0]
+
+        slope = torch.func.grad(lambda one, output=output: output(one).reshape(-1)[INDEX])
+        with sdpa_kernel(SDPBackend.MATH):  # the attention that PyTorch has second derivatives of
+            found["jacobian"].append(torch.func.jacrev(output)(one))
+            found["gradient"].append(slope(one))
+            found["hessian"].append(
+                torch.func.jacrev(slope)(one)
+                if direction is None
+                else torch.func.jvp(slope, (one,), (direction[i],))[1]
+            )
+    results = {"value": module(x, *categories(name)), **{k: torch.stack(v) for k, v in found.items()}}
+    return {k: v.detach().numpy() for k, v in results.items()}
 
 
 def exported(name: str, dtype: DType, batch: Batch, dynamo: bool) -> onnx.ModelProto:
     """Return the model as one of the exporters writes it."""
     module = in_type(name, dtype)
-    x = batch_of(name, dtype)
+    args = (batch_of(name, dtype), *categories(name))
+    names = list(INPUTS[: len(args)])
     file = io.BytesIO()
-    options: dict[str, object] = {"input_names": ["x"], "output_names": ["y"], "dynamo": dynamo}
+    options: dict[str, object] = {"input_names": names, "output_names": ["y"], "dynamo": dynamo}
     if batch == "dynamic" and dynamo:
-        options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
+        options["dynamic_shapes"] = tuple({0: torch.export.Dim("batch")} for _ in args)
     elif batch == "dynamic":
-        options["dynamic_axes"] = {"x": {0: "batch"}, "y": {0: "batch"}}
+        options["dynamic_axes"] = {"y": {0: "batch"}, **{one: {0: "batch"} for one in names}}
     with warnings.catch_warnings():  # that TorchScript is to go, and what PyTorch says to itself
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, (x,), file, verbose=False, **options)
+        torch.onnx.export(module, args, file, verbose=False, **options)
     return onnx.load_model_from_string(file.getvalue())
 
 
@@ -189,7 +233,9 @@ def case(name: str, exporter: str, dtype: DType, batch: Batch) -> Case:
         model = exported(name, dtype, batch, exporter == "dynamo")
         along = direction_of(name, dtype)
         vector = None if along is None else along.numpy()
-        return Export(model, {"x": batch_of(name, dtype).numpy()}, **own(name, dtype), direction=vector, index=INDEX)
+        fed = (batch_of(name, dtype), *categories(name))
+        inputs = {one: tensor.numpy() for one, tensor in zip(INPUTS, fed, strict=False)}
+        return Export(model, inputs, **own(name, dtype), direction=vector, index=INDEX, wrt="x")
 
     return Case("PyTorch", exporter, name, dtype, batch, make)
 
