@@ -297,7 +297,9 @@ def test_sequences_are_handed_through() -> None:
 def test_a_kernel_that_finds_out_late_that_it_lacks_a_type() -> None:
     """LSTM in float64: the session is made, and the run fails."""
     body = """<ir_version: 9, opset_import: ["" : 18]>
-        g (double[N,1,2] x, double[1,4,2] w, double[1,4,1] r) => (double[N,1,1,1] y) { y = LSTM<hidden_size = 1>(x, w, r) }"""
+        g (double[N,1,2] x, double[1,4,2] w, double[1,4,1] r) => (double[N,1,1,1] y) {
+            y = LSTM<hidden_size = 1>(x, w, r)
+        }"""
     f = onnxgrad.load(onnx.parser.parse_model(body))
     with pytest.raises(RunError, match=r"\(LSTM\).*no kernel of this operator .* use the model in float32"):
         f(np.zeros((3, 1, 2)), np.zeros((1, 4, 2)), np.zeros((1, 4, 1)))
