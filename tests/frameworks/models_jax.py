@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -163,13 +164,15 @@ def own(name: str, dtype: DType) -> dict[str, np.ndarray]:
 
 def exported(name: str, dtype: DType, batch: Batch) -> onnx.ModelProto:
     size = "B" if batch == "dynamic" else SAMPLES
-    return jax2onnx.to_onnx(
-        in_type(name, dtype),
-        inputs=[(size, *MODELS[name][1])],
-        input_names=["x"],
-        output_names=["y"],
-        enable_double_precision=dtype == "float64",
-    )
+    with warnings.catch_warnings():  # what jax2onnx and Flax say of each other
+        warnings.simplefilter("ignore")
+        return jax2onnx.to_onnx(
+            in_type(name, dtype),
+            inputs=[(size, *MODELS[name][1])],
+            input_names=["x"],
+            output_names=["y"],
+            enable_double_precision=dtype == "float64",
+        )
 
 
 def case(name: str, dtype: DType, batch: Batch) -> Case:
