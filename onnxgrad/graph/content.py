@@ -159,6 +159,17 @@ def _divided(a: Dim, b: Dim) -> Dim | None:
     return None if isinstance(a, int) and a < 0 else dim_floordiv(a, b)
 
 
+def _remainders(attrs: Attrs, inputs: Inputs) -> Content:
+    """The remainder has the sign of the divisor, or with `fmod` that of the dividend."""
+
+    def of_numbers(a: Dim, b: Dim) -> Dim | None:
+        if not (isinstance(a, int) and isinstance(b, int) and b):
+            return None
+        return a % b if not attrs.get("fmod", 0) else abs(a) % abs(b) * (1 if a > 0 else -1)
+
+    return _pointwise(of_numbers)(attrs, inputs)
+
+
 def _equal(a: Dim, b: Dim) -> Dim | None:
     if a == b:
         return 1
@@ -211,6 +222,7 @@ CONTENTS: dict[str, ContentFormula] = {
     "Sub": _pointwise(dim_sub),
     "Mul": _pointwise(dim_mul),
     "Div": _pointwise(_divided),
+    "Mod": _remainders,
     "Neg": _pointwise(lambda a: dim_mul(-1, a)),
     "Equal": _pointwise(_equal),
     "Where": _pointwise(_chosen),

@@ -35,6 +35,18 @@ def _from_estimator(source: Any, sample: Any, method: Any = None) -> Imported:
     return convert(source, sample, method)
 
 
+def _is_module(source: Any) -> bool:
+    """Whether `source` is a module of PyTorch."""
+    kind = source if isinstance(source, type) else type(source)
+    return any((base.__module__, base.__name__) == ("torch.nn.modules.module", "Module") for base in kind.__mro__)
+
+
+def _from_module(source: Any, sample: Any) -> Imported:
+    from onnxgrad.importers.torch import convert
+
+    return convert(source, sample)
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -110,5 +122,6 @@ def read_file(path: str | os.PathLike[str], variable: str | None = None, dtype: 
 
 register_reader(is_file, lambda path: read_file(path))
 register_importer(_is_estimator, _from_estimator, methods=True)
+register_importer(_is_module, _from_module)
 for _format in FORMATS:
     register_file_importer(_format.has, lambda path, variable: Imported(read_file(path, variable)), _format.what)

@@ -50,11 +50,12 @@ def load(
         >>> J = f.jacobian(x)                   # doctest: +SKIP
 
     Args:
-        source: path of a model, its bytes, a `ModelProto`, an `ir.Model`, a fitted scikit-learn estimator, or the path
-            of a MATLAB network (a function that genFunction wrote, .m, or a .mat file) or of a neural network in PMML
-            (.pmml, .xml).
+        source: path of a model, its bytes, a `ModelProto`, an `ir.Model`, a fitted scikit-learn estimator, a PyTorch
+            module, or the path of a MATLAB network (a function that genFunction wrote, .m, or a .mat file) or of a
+            neural network in PMML (.pmml, .xml).
         sample: for an estimator, some rows of its input, of which the number of columns, their types, and the names
-            of those of a data frame are taken.
+            of those of a data frame are taken; for a PyTorch module, an example of its input: a tensor or an array,
+            several as a tuple, or by name as a dictionary.
         method: for an estimator, the method to compute, or several: "predict", "predict_proba", "decision_function",
             "transform", "predict_std" and the like. None: "predict", with the probabilities or scores of a classifier.
         variable: which network of a file is meant: the variable of a .mat file, or the modelName in a PMML file.

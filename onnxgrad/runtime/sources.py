@@ -146,7 +146,8 @@ def _find(source: Any, sample: Any, variable: str | None, method: str | Sequence
     raise ModelReadError(
         f"{_describe(source)} is no model that can be loaded; give the path or the bytes of an ONNX model, a "
         f"ModelProto, an ir.Model, {''.join(f'the path of {what}, ' for what in _IN_FILES)}or a fitted scikit-learn "
-        "estimator with a sample of its input (PyTorch: export it with torch.onnx.export first)"
+        "estimator or a PyTorch module, each with a sample of its input (other frameworks: export the model to ONNX "
+        "first, see docs/frameworks.md)"
     )
 
 

@@ -27,6 +27,18 @@ def test_rank_of_an_expansion_to_sizes_that_are_fed() -> None:
     check_flow(parsed(body), {"x": np.arange(3.0), "shape": np.array([2, 1])})
 
 
+@pytest.mark.parametrize("fmod", [0, 1])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sizes_that_follow_from_a_remainder(fmod: int, sign: int) -> None:
+    """As PyTorch's `unflatten` is exported: an axis counted from the end is found by ``axis mod rank``."""
+    body = f"""g (double[2,12] x) => (double[a,b,c] y) <int64[1] zero = {{0}}, int64[2] tail = {{3, 4}}> {{
+        axis = Constant<value = int64[1] {{-1}}>() rank = Constant<value = int64[1] {{{sign * 2}}}>()
+        end = Mod<fmod = {fmod}>(axis, rank) sizes = Shape(x)
+        head = Slice(sizes, zero, end) shape = Concat<axis = 0>(head, tail) z = Reshape(x, shape) y = Sin(z)
+    }}"""
+    check_flow(parsed(body), {"x": np.arange(24.0).reshape(2, 12)})
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import helper
 from runtime_models import SAME, Array, Net, model, value, watched
@@ -228,6 +229,20 @@ def test_a_constant_for_so_many_rows_keeps_them_together() -> None:
     with small_parts(400), watched() as fed:
         np.testing.assert_allclose(f.value_and_jacobian(X)[1], np.ones((50, 2, 4)), **SAME)
     assert [shapes["x"][0] for shapes in fed][1:] == [50]
+
+
+@pytest.mark.parametrize("node", ['Clip(x, low, "")', 'Pad(x, pads, "")'])
+def test_absent_inputs_that_are_written_down(node: str) -> None:
+    """As PyTorch's exporter on TorchScript writes what it leaves out: as an empty name at the end."""
+    body = f"""<ir_version: 9, opset_import: ["" : 18]>
+        g (double[N,3] x) => (double[N,M] y) <double low = {{0.1}}, int64[4] pads = {{0, 1, 0, 0}}> {{
+        s = {node} y = Sin(s) }}"""
+    x = RNG.normal(size=(20, 3))
+    whole = onnxgrad.load(onnx.parser.parse_model(body)).jacobian(x)
+    with small_parts(1), watched() as fed:
+        found = onnxgrad.load(onnx.parser.parse_model(body)).jacobian(x)
+    assert len(fed) == 20
+    np.testing.assert_allclose(found, whole, **SAME)
 
 
 def test_no_rows_are_run_as_one_row() -> None:

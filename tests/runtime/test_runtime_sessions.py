@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
@@ -291,3 +292,14 @@ def test_sequences_are_handed_through() -> None:
     np.testing.assert_array_equal(jacobian, np.broadcast_to(-np.eye(4), (5, 4, 4)))
     back = model([helper.make_node("ConcatFromSequence", ["s"], ["y"], axis=0)], [sequence], [value("y", ["N", 4])])
     np.testing.assert_array_equal(onnxgrad.load(back)([X, X]), np.concatenate([X, X]))
+
+
+def test_a_kernel_that_finds_out_late_that_it_lacks_a_type() -> None:
+    """LSTM in float64: the session is made, and the run fails."""
+    body = """<ir_version: 9, opset_import: ["" : 18]>
+        g (double[N,1,2] x, double[1,4,2] w, double[1,4,1] r) => (double[N,1,1,1] y) {
+            y = LSTM<hidden_size = 1>(x, w, r)
+        }"""
+    f = onnxgrad.load(onnx.parser.parse_model(body))
+    with pytest.raises(RunError, match=r"\(LSTM\).*no kernel of this operator .* use the model in float32"):
+        f(np.zeros((3, 1, 2)), np.zeros((1, 4, 2)), np.zeros((1, 4, 1)))
