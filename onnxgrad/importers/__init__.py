@@ -27,8 +27,10 @@ def _is_estimator(source: Any) -> bool:
 
 
 def _from_estimator(source: Any, sample: Any) -> Imported:
+    from onnxgrad.importers.boosters import register
     from onnxgrad.importers.sklearn import convert
 
+    register(source)
     return convert(source, sample)
 
 
