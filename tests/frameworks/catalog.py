@@ -38,7 +38,10 @@ class Framework:
         return importlib.import_module(f"tests.frameworks.{self.module}").CASES
 
 
-FRAMEWORKS = (Framework("PyTorch", ("torch", "onnxscript"), "models_torch"),)
+FRAMEWORKS = (
+    Framework("PyTorch", ("torch", "onnxscript"), "models_torch"),
+    Framework("Keras", ("keras", "tensorflow", "tf2onnx", "jax", "jax2onnx", "torch"), "models_keras"),
+)
 
 
 def installed() -> list[Framework]:
