@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from onnxgrad.errors import ModelReadError
+from onnxgrad.importers.foreign import is_foreign, refuse
 from onnxgrad.runtime.sources import Imported, register_file_importer, register_importer
 
 if TYPE_CHECKING:
@@ -56,4 +57,5 @@ def read_file(path: str | os.PathLike[str], variable: str | None = None, dtype: 
 
 
 register_importer(_is_estimator, _from_estimator)
+register_importer(is_foreign, refuse)
 register_file_importer(is_file, lambda path, variable: Imported(read_file(path, variable)))

@@ -176,7 +176,7 @@ def _explained(happened: str, error: Exception) -> RunError:
 
 
 def _remedy(words: str) -> str:
-    if any(w in words for w in ("Could not find an implementation", "NOT_IMPLEMENTED", "does not support double")):
+    if any(said in words for said in ("Could not find an implementation", "NOT_IMPLEMENTED", "not support double")):
         return (
             "it has no kernel of this operator for these types: use the model in float32, or another provider "
             "(some operators have no float64 or float16 kernel on the CPU)"

@@ -242,7 +242,8 @@ def _by_torch(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
     rev = torch.func.jacrev
     each = {"jacobian": rev(one), "gradient": torch.func.grad(first), "hessian": rev(rev(first))}
     tensor = torch.from_numpy(np.array(x))
-    stacked = {key: torch.stack([function(s) for s in tensor]) for key, function in each.items()}
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # others have no second derivative
+        stacked = {key: torch.stack([function(s) for s in tensor]) for key, function in each.items()}
     return {k: v.detach().numpy() for k, v in {"value": model(tensor, training=False), **stacked}.items()}
 
 

@@ -40,7 +40,10 @@ def call(backend: str, function: str, *arguments: Any) -> Any:
 def _call(function: str, *arguments: Any) -> Any:
     from tests.frameworks import keras_side
 
-    return getattr(keras_side, function)(*arguments)
+    try:
+        return getattr(keras_side, function)(*arguments)
+    except Exception as error:  # those of the frameworks do not all travel to another process
+        raise RuntimeError(f"{type(error).__name__}: {str(error)[:2000]}") from None
 
 
 def case(backend: str, name: str, dtype: DType, batch: Batch) -> Case:
@@ -58,4 +61,13 @@ _TRIED: dict[str, tuple[tuple[DType, Batch], ...]] = {
     "jax": (("float32", "dynamic"), ("float32", "static")),
     "torch": (("float32", "dynamic"), ("float32", "static")),
 }
-CASES = [case(backend, name, *tried) for backend in BACKENDS for name in MODELS for tried in _TRIED[backend]]
+#: What the exporters cannot write: on PyTorch, a layer of attention or normalization for batches of any size.
+_NOT_EXPORTED = {("torch", "attention", "dynamic")}
+
+CASES = [
+    case(backend, name, dtype, batch)
+    for backend in BACKENDS
+    for name in MODELS
+    for dtype, batch in _TRIED[backend]
+    if (backend, name, batch) not in _NOT_EXPORTED
+]

@@ -27,9 +27,11 @@ def _exponential(estimator: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def _softmax(estimator: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``p = softmax(x W + b)``: ``p'_i = p_i (w_i - Σ p w)``, and the same once more."""
-    w, p = np.atleast_2d(estimator.coef_).astype(np.float64), estimator.predict_proba(x).astype(np.float64)
-    if len(w) == 1:  # of two classes, the margin of the first is 0
-        w = np.concatenate([np.zeros_like(w), w])
+    p, w = estimator.predict_proba(x).astype(np.float64), estimator.coef_.astype(np.float64)
+    if w.ndim == 1:  # of two classes, the margin of the first is 0
+        w = np.stack([np.zeros_like(w), w])
+    else:  # XGBoost gives them the shape (classes, features), but in the order of (features, classes)
+        w = w.reshape(w.shape[::-1]).T
     away = w - (p @ w)[:, None]
     spread = np.einsum("nk,nka,nkb->nab", p, away, away)
     return p[:, :, None] * away, p[:, 0, None, None] * (np.einsum("na,nb->nab", away[:, 0], away[:, 0]) - spread)
@@ -46,6 +48,10 @@ CASES = [
         lambda: xgboost.XGBRegressor(**LINEAR, objective="count:poisson").fit(X, Y),
         _exponential,
     ),
-    case("XGBoost", "onnxgrad.load", "linear, 2 classes", lambda: xgboost.XGBClassifier(**LINEAR).fit(X, TWO), _softmax),
-    case("XGBoost", "onnxgrad.load", "linear, 3 classes", lambda: xgboost.XGBClassifier(**LINEAR).fit(X, THREE), _softmax),
+    case(
+        "XGBoost", "onnxgrad.load", "linear, 2 classes", lambda: xgboost.XGBClassifier(**LINEAR).fit(X, TWO), _softmax
+    ),
+    case(
+        "XGBoost", "onnxgrad.load", "linear, 3 classes", lambda: xgboost.XGBClassifier(**LINEAR).fit(X, THREE), _softmax
+    ),
 ]
