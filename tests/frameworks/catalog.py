@@ -41,6 +41,9 @@ class Framework:
 FRAMEWORKS = (
     Framework("PyTorch", ("torch", "onnxscript"), "models_torch"),
     Framework("Keras", ("keras", "tensorflow", "tf2onnx", "jax", "jax2onnx", "torch"), "models_keras"),
+    Framework("TensorFlow", ("tensorflow", "tf2onnx"), "models_tensorflow"),
+    Framework("XGBoost", ("xgboost", "skl2onnx", "onnxmltools"), "models_xgboost"),
+    Framework("LightGBM", ("lightgbm", "skl2onnx", "onnxmltools"), "models_lightgbm"),
 )
 
 

@@ -6,6 +6,7 @@ takes its backend from the environment variable KERAS_BACKEND, once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import tempfile
 import warnings
@@ -19,6 +20,8 @@ import numpy as np
 import onnx
 from keras import layers
 
+import onnxgrad
+from tests.frameworks import recipes
 from tests.frameworks.comparing import Batch, DType, Export
 
 BACKEND = keras.backend.backend()
@@ -47,7 +50,7 @@ def _mlp() -> keras.Model:
 
 
 def _images() -> keras.Model:
-    """Channels are last, as TensorFlow has them; JAX's exporter writes no pooling that runtimes know, so it is left out."""
+    """Channels are last. The exporter of JAX writes pooling as onnxruntime cannot run it, so it is left out there."""
     pooling = [] if BACKEND == "jax" else [layers.MaxPooling2D(), layers.AveragePooling2D(2, strides=1, padding="same")]
     return keras.Sequential(
         [
@@ -245,6 +248,37 @@ def _by_torch(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # others have no second derivative
         stacked = {key: torch.stack([function(s) for s in tensor]) for key, function in each.items()}
     return {k: v.detach().numpy() for k, v in {"value": model(tensor, training=False), **stacked}.items()}
+
+
+# --- what tests ask besides ----------------------------------------------------------------------
+
+
+def recipe() -> tuple[np.ndarray, np.ndarray]:
+    """Run the recipe of docs/frameworks.md; return its Jacobian, and that by the backend."""
+    set_type("float32")
+    model = MODELS["MLP"]()
+    x = np.random.default_rng(1).normal(size=(SAMPLES, 5)).astype("float32")
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        names = recipes.run("Keras", model=model, x=x)
+    return names["jacobian"], _by_tensorflow(model, x)["jacobian"]
+
+
+def inputs_with_normalization(keep: bool) -> list[str]:
+    """Return the inputs of an exported model that has a `Normalization` layer."""
+    set_type("float32")
+    model = keras.Sequential([layers.Input((5,)), _normalization((5,)), layers.Dense(2)])
+    with mock.patch(f"{__name__}.keep_statistics", keep_statistics if keep else lambda _: None):
+        return [value.name for value in exported(model, "float32", "dynamic").graph.input]
+
+
+def refusal_of_a_model() -> str:
+    """Return what is said of a model that is loaded as it is."""
+    try:
+        onnxgrad.load(MODELS["LSTM"]())
+    except onnxgrad.ModelReadError as error:
+        return str(error)
+    raise AssertionError("it was loaded")
 
 
 def start(backend: str) -> None:

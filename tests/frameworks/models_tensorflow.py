@@ -35,7 +35,8 @@ def cnn(p: Parameters, x: tf.Tensor) -> tf.Tensor:
     h = tf.nn.softplus(tf.nn.conv2d(x, p["w0"], strides=1, padding="SAME") + p["b0"])
     h = tf.nn.max_pool2d(h, 2, 2, "VALID")
     h = tf.nn.depthwise_conv2d(h, p["w1"], [1, 1, 1, 1], "SAME")
-    h = tf.nn.batch_normalization(h, 0.1, 1.3, p["b1"], p["s1"], 1e-3)
+    mean, variance = tf.constant(0.1, x.dtype), tf.constant(1.3, x.dtype)
+    h = tf.nn.batch_normalization(h, mean, variance, p["b1"], p["s1"], 1e-3)
     h = tf.repeat(tf.repeat(h, 2, axis=1), 2, axis=2)
     return tf.reduce_mean(tf.nn.elu(h), axis=[1, 2]) @ p["w2"]
 
@@ -52,7 +53,7 @@ def recurrence(p: Parameters, x: tf.Tensor) -> tf.Tensor:
 
 
 def attention(p: Parameters, x: tf.Tensor) -> tf.Tensor:
-    """One head of attention, and a normalization that `tf.nn.moments` has no part in (see tests/frameworks/keras_side)."""
+    """One head, and a normalization without `tf.nn.moments`, of which TensorFlow's second derivative is wrong."""
     q, k, v = (tf.einsum("nsd,de->nse", x, p[name]) for name in ("q", "k", "v"))
     weights = tf.nn.softmax(tf.einsum("nse,nte->nst", q, k) / 2.0)
     h = x + tf.einsum("nst,nte->nse", weights, v)
