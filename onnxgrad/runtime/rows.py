@@ -111,6 +111,7 @@ def _follow(op: Builder, node: ir.Node, states: dict[ir.Value, _State], size: st
     if known and not captured and "mixed" not in entering:
         with contextlib.suppress(Mixed):
             view = op.view(node)
+            entering += [None] * (len(view.inputs) - len(entering))  # see below: absent inputs at its end, too
             found = [_checked(s, t, size) for s, t in zip(_through(view, entering, size), view.outputs, strict=True)]
     # a node may have lost outputs at its end that nobody used, after the builder saw it
     states.update((v, s) for v, s in zip(node.outputs, found, strict=False) if s is not None)
