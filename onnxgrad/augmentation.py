@@ -259,7 +259,19 @@ class Augmentation:
         activity.check()
         raise MixedSamplesError(
             f"no per-sample derivative of {_name(y)!r} with respect to {_name(x)!r}: samples mix, or cannot "
-            f"be shown to stay apart, at {mixed}. Pass batched=False for the full derivative."
+            f"be shown to stay apart, at {mixed}. {self._how_to_join_batches()}Pass batched=False for the full "
+            "derivative."
+        )
+
+    def _how_to_join_batches(self) -> str:
+        """Say what to do where inputs have batches of different names, if there are such."""
+        inputs = [t for v in self.model.graph.inputs if not v.is_initializer() and (t := self.op.tensor(v)) is not None]
+        batches = {_name(t): t.shape[0] for t in inputs if symbolic_batch(t.shape)}
+        if len(set(batches.values())) < 2:
+            return ""
+        return (
+            f"If the batches of {', '.join(map(repr, batches))} are one, say so: onnxgrad.fix_sizes, or `onnxgrad fix "
+            f"MODEL -o OUT {' '.join(f'--size {name}[0]=batch' for name in batches)}`. "
         )
 
     # --- the end -------------------------------------------------------------------------------

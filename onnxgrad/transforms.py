@@ -250,16 +250,17 @@ def lower_gradients(model: Source, *, straight_through: bool = False) -> onnx.Mo
     return to_proto(Augmentation(source, straight_through).model if has_gradients(source) else source)
 
 
-def fix_sizes(model: Source, sizes: Mapping[str, int]) -> onnx.ModelProto:
-    """Give open sizes of a model's inputs a number, wherever they occur.
+def fix_sizes(model: Source, sizes: Mapping[str, int | str]) -> onnx.ModelProto:
+    """Give open sizes of a model's inputs a number, or the name of another, wherever they occur.
 
     For models in which a size decides how many axes a tensor has: as `Squeeze` without axes, and the ``squeeze`` of
-    PyTorch on an axis of open size, do. There is no derivative for all sizes at once then.
+    PyTorch on an axis of open size, do. There is no derivative for all sizes at once then. And for models with several
+    inputs whose batches have different names (tf2onnx numbers them), so that nothing says that they are one.
 
     Args:
         model: the model; it is not changed.
         sizes: numbers by name (``{"batch": 1}``), or by input and axis (``{"x[0]": 1}``), which also serves for sizes
-            without a name.
+            without a name. A name instead of a number (``{"unk__8": "batch"}``) makes sizes of that name one size.
 
     Returns:
         The model, which computes the same for inputs of these sizes, and takes no others.
@@ -267,7 +268,7 @@ def fix_sizes(model: Source, sizes: Mapping[str, int]) -> onnx.ModelProto:
     Raises:
         ModelReadError: if the source cannot be read as a model.
         UnknownNameError: if no input has an open size of that name, or no such axis.
-        TensorTypeError: if a number is no integer of at least 0.
+        TensorTypeError: if a number is no integer of at least 0, or a name no identifier.
     """
     source = read(model)
     set_sizes(source, sizes)

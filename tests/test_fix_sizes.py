@@ -34,6 +34,20 @@ def test_sizes_by_input_and_axis() -> None:
     assert run(fixed, {"x": np.zeros((2, 3))})["y"].shape == (2, 3)
 
 
+def test_batches_that_are_one() -> None:
+    """tf2onnx numbers the batches of a model with several inputs, so nothing says that they are one."""
+    model = parsed("g (double[A,2] x, double[B,2] z) => (double[A,2] y) { t = Add(x, z) y = Sin(t) }")
+    with pytest.raises(onnxgrad.MixedSamplesError, match=r"--size x\[0\]=batch --size z\[0\]=batch"):
+        onnxgrad.jacobian(model)
+    x, z = np.arange(6.0).reshape(3, 2), np.ones((3, 2))
+    slopes = np.cos(x + z)[:, :, None] * np.eye(2)
+    for sizes in ({"B": "A"}, {"x[0]": "batch", "z[0]": "batch"}, {"A": "B"}):
+        found = run(onnxgrad.jacobian(onnxgrad.fix_sizes(model, sizes)), {"x": x, "z": z})
+        np.testing.assert_allclose(found["jac_y_x"], slopes, rtol=1e-15)  # two roundings of a cosine
+        np.testing.assert_allclose(found["jac_y_z"], slopes, rtol=1e-15)  # two roundings of a cosine
+    onnx.checker.check_model(onnxgrad.fix_sizes(model, {"B": "A"}), full_check=True)
+
+
 @pytest.mark.parametrize(
     ("sizes", "error", "words"),
     [
@@ -45,6 +59,8 @@ def test_sizes_by_input_and_axis() -> None:
         ({"x[2]": 1}, onnxgrad.UnknownNameError, "not an open size"),
         ({"batch": -1}, onnxgrad.TensorTypeError, "at least 0"),
         ({"batch": 1.5}, onnxgrad.TensorTypeError, "at least 0"),
+        ({"batch": "2*K"}, onnxgrad.TensorTypeError, "or a name"),
+        ({"batch": True}, onnxgrad.TensorTypeError, "at least 0"),
         ({"batch": 1, "w[0]": 2}, onnxgrad.TensorTypeError, "is to be 1 and 2"),
     ],
 )
@@ -64,5 +80,6 @@ def test_command(tmp_path: Path) -> None:
     assert result.code == 2
     assert "NAME=N" in result.err
     assert not (tmp_path / "none.onnx").exists()
+    assert command("fix", tmp_path / "model.onnx", "-o", out, "--size", "batch=K").code == 0
     fields = command("fix", tmp_path / "model.onnx", "-o", out, "--size", "batch=1", "--json").json
     assert fields["inputs"] == {"x": ["1", "K"], "w": ["1", "K"]}

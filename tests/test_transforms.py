@@ -403,6 +403,12 @@ def test_every_node_in_the_way_is_named() -> None:
     assert "register a rule" in str(caught.value)
 
 
+def test_an_operator_that_is_none_of_onnx() -> None:
+    """tf2onnx says in its log only that it left an operator of TensorFlow where it was."""
+    with pytest.raises(onnxgrad.NotDifferentiableError, match=r"Erfc.*ONNX has none of this name; export .*tf2onnx"):
+        onnxgrad.jacobian(parsed("g (double[N,3] x) => (double[N,3] y) { y = Erfc(x) }"))
+
+
 def test_captured_values_are_no_silent_zero() -> None:
     body = """g (bool c, double[N] x) => (double[N] y) {
         y = If(c) <

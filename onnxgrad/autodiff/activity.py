@@ -205,7 +205,14 @@ def _obstacles(op: Builder, view: Node, rule: Rule | None, varied: set[ir.Value]
         return Obstacle(view.name, view.operator, view.version, why, **remedy)
 
     if rule is None:
-        yield obstacle("there is no rule for this operator")
+        if view.ir.domain:
+            yield obstacle("there is no rule for this operator")
+        else:
+            yield obstacle(
+                "there is no rule for this operator, and ONNX has none of this name",
+                remedy="export the model in operators of ONNX (tf2onnx leaves what it does not know as it is in "
+                "TensorFlow), register a rule with onnxgrad.register, or choose another `wrt` or `of`",
+            )
         return
     if rule.kind == "resolved":
         yield obstacle(rule.remark, remedy="write the model without sequences there, or choose another `wrt` or `of`")

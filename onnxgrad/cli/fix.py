@@ -1,4 +1,4 @@
-"""``onnxgrad fix``: open sizes of a model become numbers."""
+"""``onnxgrad fix``: open sizes of a model become numbers, or one size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def fix(
         list[str],
         typer.Option(
             metavar="NAME=N",
-            help="An open size and its number: by name (`batch=1`), or by input and axis (`x[0]=1`). May be repeated.",
+            help="An open size and its number: by name (`batch=1`), or by input and axis (`x[0]=1`). A name instead of "
+            "a number (`b=batch`) makes two sizes one. May be repeated.",
         ),
     ],
     external_data: Annotated[
@@ -30,7 +31,8 @@ def fix(
 ) -> None:
     """Write MODEL with open sizes of its inputs fixed.
 
-    For models in which a size decides how many axes a tensor has, so that there is no derivative for all sizes at once.
+    For models in which a size decides how many axes a tensor has, so that there is no derivative for all sizes at once;
+    and for those with several inputs whose batches are one, but go by different names.
     """
     result = read(fix_sizes(model, dict(map(_size, size))))
     write(result, output, external_data)
@@ -41,8 +43,8 @@ def fix(
         print_text(f"{output}: {', '.join(f'{name} ({chr(215).join(dims)})' for name, dims in shapes.items())}")
 
 
-def _size(text: str) -> tuple[str, int]:
+def _size(text: str) -> tuple[str, int | str]:
     name, equals, number = text.rpartition("=")
-    if not equals or not name or not number.isdecimal():
+    if not equals or not name or not (number.isdecimal() or number.isidentifier()):
         raise typer.BadParameter(f"{text!r} is not of the form NAME=N, such as batch=1", param_hint="--size")
-    return name, int(number)
+    return name, int(number) if number.isdecimal() else number

@@ -190,6 +190,12 @@ def _among_numbers(choose: Callable[[list[int]], int]) -> Callable[..., Dim | No
     return apply
 
 
+def _extreme(choose: Callable[[list[int]], int]) -> Callable[..., Dim | None]:
+    """Choose among numbers; where all are the same open size, as where TensorFlow broadcasts by hand, it is that."""
+    among = _among_numbers(choose)
+    return lambda *dims: dims[0] if len(set(dims)) == 1 else among(*dims)
+
+
 def _filled(attrs: Attrs, inputs: Inputs) -> Content:
     shape, value = elements_of(inputs, 0), attrs.get("value")
     if shape is None or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] > SMALL:
@@ -226,8 +232,8 @@ CONTENTS: dict[str, ContentFormula] = {
     "Neg": _pointwise(lambda a: dim_mul(-1, a)),
     "Equal": _pointwise(_equal),
     "Where": _pointwise(_chosen),
-    "Min": _pointwise(_among_numbers(min)),
-    "Max": _pointwise(_among_numbers(max)),
+    "Min": _pointwise(_extreme(min)),
+    "Max": _pointwise(_extreme(max)),
     "ReduceProd": lambda attrs, inputs: None if (e := elements_of(inputs, 0)) is None else (size_of(e),),
     "ConstantOfShape": _filled,
     "Range": _ranged,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxgrad.errors import ModelReadError
+from onnxgrad.importers.foreign import is_foreign, refuse
 from onnxgrad.model.read import register_reader
 from onnxgrad.runtime.sources import Imported, register_file_importer, register_importer
 
@@ -30,8 +31,10 @@ def _is_estimator(source: Any) -> bool:
 
 
 def _from_estimator(source: Any, sample: Any, method: Any = None) -> Imported:
+    from onnxgrad.importers.boosters import register
     from onnxgrad.importers.sklearn import convert
 
+    register(source)
     return convert(source, sample, method)
 
 
@@ -122,6 +125,7 @@ def read_file(path: str | os.PathLike[str], variable: str | None = None, dtype: 
 
 register_reader(is_file, lambda path: read_file(path))
 register_importer(_is_estimator, _from_estimator, methods=True)
+register_importer(is_foreign, refuse)  # first: a Keras model on PyTorch is a module of PyTorch, too
 register_importer(_is_module, _from_module)
 for _format in FORMATS:
     register_file_importer(_format.has, lambda path, variable: Imported(read_file(path, variable)), _format.what)

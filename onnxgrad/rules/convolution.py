@@ -11,7 +11,8 @@ from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules import samples
 from onnxgrad.rules.registry import vjp
-from onnxgrad.rules.windows import correlate, folded, is_same, overlay, slide, windows_of
+from onnxgrad.rules.samples import Samples
+from onnxgrad.rules.windows import correlate, folded, is_same, overlay, slide, windowed_axes, windows_of
 
 
 def _kernel(node: Node, weight: Tensor) -> Shape:
@@ -22,7 +23,18 @@ def _bias(op: Builder, ct: Tensor, rank: int) -> Tensor:
     return op.sum(ct, [-rank, *range(2 - rank, 0)], keepdims=False)
 
 
-@vjp("Conv", versions=(11, 22), follow=samples.first_axis_of_data)
+def _follow(node: Node, inputs: Sequence[Samples | None]) -> Sequence[Samples | None]:
+    """Follow `Conv`: samples stay apart on the axis of the batch, and on spatial axes that the windows leave alone.
+
+    Only JAX has those, in sums of windows where channels are last: all axes of the image are spatial there.
+    """
+    place, weight = inputs[0], node.inputs[1]
+    if place is None or place.axis < 2 or weight is None:
+        return samples.first_axis_of_data(node, inputs)
+    return samples.along_data(lambda node: windowed_axes(node, _kernel(node, weight)))(node, inputs)
+
+
+@vjp("Conv", versions=(11, 22), follow=_follow)
 def conv(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]]:
     """``y[n, o, i] = Σ_ck W[o, c, k] x[n, c, s·i + d·k - p] + b[o]`` (c from the group of o)."""
     x, weight, group = node.x, node.inputs[1], node.attr("group")

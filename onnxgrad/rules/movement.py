@@ -43,7 +43,8 @@ def _reshape_back(op: Builder, node: Node, ct: Tensor) -> Tensor:
 
 
 linear("Reshape", _reshape_back, versions=(14, 19, 21, 23, 24, 25), follow=samples.reshaped)
-linear("Flatten Squeeze Unsqueeze", _reshape_back, versions=(13, 21, 23, 24, 25), follow=samples.reshaped)
+linear("Flatten Unsqueeze", _reshape_back, versions=(13, 21, 23, 24, 25), follow=samples.reshaped)
+linear("Squeeze", _reshape_back, versions=(13, 21, 23, 24, 25), follow=samples.squeezed)
 
 
 # --- the same elements in another order -----------------------------------------------------------

@@ -17,10 +17,13 @@ from onnxgrad.rules import samples
 from onnxgrad.rules.registry import vjp
 from onnxgrad.rules.samples import Mixed, Samples
 from onnxgrad.rules.scatter import scatter_add, seeds_of
-from onnxgrad.rules.windows import Windows, folded, is_same, overlay, windows_of
+from onnxgrad.rules.windows import Windows, folded, is_same, overlay, windowed_axes, windows_of
 
 #: Samples stay apart on the axes of batch and channels.
 _FOLLOW = samples.along(lambda node: range(2, node.x.rank))
+
+#: And on those that the windows leave alone: JAX has such, where channels are last.
+_FOLLOW_WINDOWS = samples.along(lambda node: windowed_axes(node, node.attr("kernel_shape")))
 
 
 def _windows(op: Builder, node: Node) -> Windows:
@@ -45,7 +48,7 @@ def _windows(op: Builder, node: Node) -> Windows:
 # --- the largest element --------------------------------------------------------------------------
 
 
-@vjp("MaxPool", versions=(12, 22), follow=_FOLLOW)
+@vjp("MaxPool", versions=(12, 22), follow=_FOLLOW_WINDOWS)
 def max_pool(op: Builder, node: Node, ct: Tensor, index_ct: None = None) -> Tensor:
     """The cotangent of each window goes to its largest element, the first of them where there are several.
 
@@ -187,7 +190,7 @@ def _elements(op: Builder, w: Windows, padded: bool) -> Sequence[Tensor]:
     return result
 
 
-@vjp("AveragePool", versions=(11, 19, 22), follow=_FOLLOW)
+@vjp("AveragePool", versions=(11, 19, 22), follow=_FOLLOW_WINDOWS)
 def average_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
     """The elements of each window get equal shares of its cotangent."""
     w, padded = _windows(op, node), bool(node.attr("count_include_pad"))
@@ -205,7 +208,7 @@ def global_average_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
     return ct * op.one_over(size_of(node.x.shape[2:]), ct.dtype)
 
 
-@vjp("LpPool", versions=(18, 22), follow=_FOLLOW)
+@vjp("LpPool", versions=(18, 22), follow=_FOLLOW_WINDOWS)
 def lp_pool(op: Builder, node: Node, ct: Tensor) -> Tensor:
     """``y = (Σ |x|^p)^(1/p)``: ``x̄ = sign(x) |x|^(p-1) Σ ȳ y^(1-p)``, summed over the windows of x; 0 where y is 0."""
     x, y, p = node.x, node.y, node.attr("p")

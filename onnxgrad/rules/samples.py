@@ -146,7 +146,7 @@ def reduced(axes: Callable[[Node], Sequence[int] | None]) -> Following:
 
 
 def reshaped(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | None]:
-    """Follow any operator that keeps the order of all elements (Reshape, Flatten, Squeeze, Unsqueeze)."""
+    """Follow any operator that keeps the order of all elements (Reshape, Flatten, Unsqueeze)."""
     place = _agree(inputs)
     x, y = node.x.shape, node.y.shape
     before = dim_mul(size_of(x[: place.axis]), place.outer)
@@ -160,6 +160,17 @@ def reshaped(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | Non
         if not isinstance(y[axis], int) or y[axis] == dim_mul(outer, samples, inner):
             return [Samples(axis, outer, inner)]
     raise Mixed(f"it cannot be shown where samples go from shape {list(x)} to {list(y)}")
+
+
+def squeezed(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | None]:
+    """Follow `Squeeze`: the axes that it names have size 1, also where that is not known before run time."""
+    place, axes = _agree(inputs), node.input(1)
+    if axes is None or axes.ints is None:
+        return reshaped(node, inputs)
+    gone = {a % node.x.rank for a in axes.ints}
+    if place.axis in gone:
+        return reshaped(node, inputs)
+    return [replace(place, axis=place.axis - sum(a < place.axis for a in gone))]
 
 
 def transposed(node: Node, inputs: Sequence[Samples | None]) -> list[Samples | None]:

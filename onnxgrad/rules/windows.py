@@ -76,6 +76,15 @@ def windows_of(op: Builder, node: Node, size: Shape, count: Shape, kernel: Shape
     return Windows(size, count, kernel, bare.strides, bare.dilations, before, behind)
 
 
+def windowed_axes(node: Node, kernel: Shape) -> list[int]:
+    """Return the axes of an image along which windows are longer than one element, or do not lie on each element."""
+    none = [0] * 2 * len(kernel)
+    pads = none if is_same(node) else node.attr("pads") or none  # "SAME" pads no window of one element
+    strides = node.attr("strides") or [1] * len(kernel)
+    windows = zip(kernel, strides, pads[: len(kernel)], pads[len(kernel) :], strict=True)
+    return [axis for axis, window in enumerate(windows, 2) if window != (1, 1, 0, 0)]
+
+
 def is_same(node: Node) -> bool:
     """Whether padding is chosen so that the sizes of input and output differ by the strides alone."""
     return node.attr("auto_pad") in ("SAME_UPPER", "SAME_LOWER")

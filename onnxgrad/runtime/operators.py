@@ -288,6 +288,15 @@ class MaxPool(OpRun):
         return y, indices
 
 
+class GlobalMaxPool(OpRun):
+    """The reference takes two axes in all, which is right for images only."""
+
+    op_domain = ""
+
+    def _run(self, x: Array) -> tuple[Array, ...]:
+        return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+
 class Flatten(OpRun):
     """The reference cannot flatten what has no elements."""
 
@@ -377,6 +386,7 @@ class Adam(OpRun):
 
 
 OPERATORS: tuple[type[OpRun], ...] = (
-    *(Erf, Flatten, Gelu, Conv, ConvTranspose, AveragePool, LpPool, MaxPool, Pad, GatherElements, Dropout, Adam),
+    *(Erf, Flatten, Gelu, Conv, ConvTranspose, AveragePool, LpPool, MaxPool, GlobalMaxPool, Pad, GatherElements),
+    *(Dropout, Adam),
     *(Loop, Scan),
 )

@@ -43,6 +43,10 @@ FRAMEWORKS = (
     Framework("JAX", ("jax", "jax2onnx"), "models_jax"),
     Framework("onnxscript", ("onnxscript",), "models_onnxscript"),
     Framework("spox", ("spox",), "models_spox"),
+    Framework("Keras", ("keras", "tensorflow", "tf2onnx", "jax", "jax2onnx", "torch"), "models_keras"),
+    Framework("TensorFlow", ("tensorflow", "tf2onnx"), "models_tensorflow"),
+    Framework("XGBoost", ("xgboost", "skl2onnx", "onnxmltools"), "models_xgboost"),
+    Framework("LightGBM", ("lightgbm", "skl2onnx", "onnxmltools"), "models_lightgbm"),
 )
 
 

@@ -22,6 +22,17 @@ def test_sizes_through_a_branch_and_a_split() -> None:
     check_flow(parsed(body), {"x": np.arange(6.0).reshape(2, 3)})
 
 
+@pytest.mark.parametrize("op", ["Max", "Min"])
+def test_the_larger_of_one_open_size_and_itself(op: str) -> None:
+    """As tf2onnx writes an Einsum: sizes are broadcast by hand, so samples stay apart only if they are followed."""
+    body = f"""g (double[N,6] x) => (double[N,2,3] y) <int64[1] axis = {{0}}, int64[2] image = {{2, 3}}> {{
+        s = Shape(x) a = Gather(s, axis) w = Sin(x) t = Shape(w) b = Gather(t, axis)
+        n = {op}(a, b) shape = Concat<axis = 0>(n, image) z = Reshape(w, shape) y = Sin(z)
+    }}"""
+    check_flow(parsed(body), {"x": np.arange(12.0).reshape(2, 6)})
+    assert onnxgrad.load(parsed(body)).jacobian(np.arange(12.0).reshape(2, 6)).shape == (2, 2, 3, 6)
+
+
 def test_rank_of_an_expansion_to_sizes_that_are_fed() -> None:
     body = """g (double[3] x, int64[2] shape) => (double[A,B] y) { e = Expand(x, shape) y = Sin(e) }"""
     check_flow(parsed(body), {"x": np.arange(3.0), "shape": np.array([2, 1])})

@@ -130,6 +130,15 @@ def test_samples_stay_apart_unless_they_are_in_the_weights(op: str) -> None:
     check_samples(Case(op, [a(2, 2, 2), a(2, 2, 2)]), [])
 
 
+def test_samples_stay_apart_on_axes_that_windows_leave_alone() -> None:
+    """As in the sums of windows that JAX makes of images with channels last: all their axes are spatial."""
+    images = [a(1, 1, 2, 3, 2), a(1, 1, 1, 2, 1)]
+    check_samples(Case("Conv", images, fixed=[1]), [0, 2, 4])
+    check_samples(Case("Conv", images, {"pads": [1, 0, 0, 0, 0, 0], "strides": [1, 1, 2]}, fixed=[1]), [0])
+    check_samples(Case("Conv", images, {"auto_pad": "SAME_LOWER"}, fixed=[1]), [0, 2, 4])
+    check_samples(Case("Conv", images), [])
+
+
 def test_a_kernel_that_is_constant_and_differentiated_by() -> None:
     """The input gradient mirrors the kernel; its derivative by the kernel is as with a kernel that is fed."""
     x, w, ct, t = a(2, 4, 5), a(4, 2, 3), a(2, 4, 3), a(2, 4, 5)

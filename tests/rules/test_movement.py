@@ -227,6 +227,8 @@ SAMPLES = [
     (sliced("reversed", a(3, 4), [-1], [-FAR], [0], [-1]), [1]),
     (sliced("axes-fed", a(3, 4), [0], [2], [0], fed=[3]), []),
     (sliced("steps-fed", a(3, 4), [0], [2], [0], [1], fed=[4]), []),
+    (Case("Squeeze", [a(2, 1, 3), np.array([-2])]), [0, 1, 2]),
+    (Case("Squeeze", [a(1, 2, 1, 3)], label="all"), [0, 1, 2, 3]),
     (Case("Trilu", [a(2, 3, 4)]), [0]),
     (Case("Tile", [a(2, 3, 1), ints(2, 1, 3)]), [1]),
     (Case("Tile", [a(2, 3), ints(1, 1)], fed=[1], label="fed"), []),
@@ -246,6 +248,24 @@ SAMPLES = [
 @pytest.mark.parametrize(("case", "kept"), SAMPLES, ids=lambda v: v.name if isinstance(v, Case) else None)
 def test_samples(case: Case, kept: list[int]) -> None:
     check_samples(case, kept)
+
+
+def test_samples_stay_in_front_when_an_axis_is_squeezed_that_is_not_known_to_have_size_1() -> None:
+    """The last of L steps, as TensorFlow's recurrent layers take it: ``x[-1:]`` has the size min(1, L)."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 22]> g (double[N, L, 3] x) => (double[N, 3] y)
+        <int64[1] start = {-1}, int64[1] end = {2147483647}, int64[1] axis = {0}> {
+            steps = Transpose<perm = [1, 0, 2]>(x)
+            last = Slice(steps, start, end, axis)
+            alone = Squeeze(last, axis)
+            y = Sin(alone)
+        }"""
+    )
+    x = a(2, 4, 3)
+    found = onnxgrad.load(model).jacobian(x)
+    expected = np.zeros((2, 3, 4, 3))
+    expected[:, range(3), -1, range(3)] = np.cos(x[:, -1])
+    close(found, expected, 1e-15, "jacobian")
 
 
 def test_blocks_of_samples_are_joined_and_split_again() -> None:

@@ -110,6 +110,21 @@ def test_samples_stay_apart_on_the_axes_of_batch_and_channels(op: str) -> None:
     check_samples(Case(op, [a(2, 2, 2, 3)], {} if op.startswith("Global") else {"kernel_shape": [2, 2]}), [0, 1])
 
 
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+@pytest.mark.parametrize(
+    ("attrs", "kept"),
+    [
+        ({}, [0, 1, 2]),
+        ({"strides": [1, 2], "pads": [0, 1, 0, 1]}, [0, 1, 2]),
+        ({"strides": [1, 2], "auto_pad": "SAME_UPPER"}, [0, 1, 2]),
+        ({"strides": [2, 1]}, [0, 1]),
+    ],
+    ids=["plain", "pads", "same", "stride"],
+)
+def test_samples_stay_apart_on_axes_that_windows_leave_alone(op: str, attrs: dict[str, Any], kept: list[int]) -> None:
+    check_samples(Case(op, [a(2, 2, 2, 3)], {"kernel_shape": [1, 2], **attrs}), kept)
+
+
 # --- MaxUnpool: linear, with indices as a second input --------------------------------------------
 
 PLACES = np.array([[[0, 2, 5]], [[7, 9, 10]]])

@@ -34,6 +34,8 @@ def single(op: str, inputs: list[np.ndarray | None], **attrs: Any) -> tuple[onnx
 
 CASES: list[tuple[str, list[np.ndarray | None], dict[str, Any]]] = [
     ("Erf", [a(2, 3)], {}),
+    ("GlobalMaxPool", [a(2, 3, 4)], {}),
+    ("GlobalMaxPool", [a(1, 2, 3, 2, 2)], {}),
     ("Flatten", [a(2, 3, 4)], {"axis": -1}),
     ("Flatten", [a(0, 1)], {"axis": 1}),
     ("Flatten", [a(2, 3)], {"axis": 0}),
