@@ -52,7 +52,7 @@ def case(framework: str, exporter: str, name: str, fit: Callable[[], Any], deriv
             jacobian,
             jacobian[:, 0],
             hessian,
-            of="probabilities" if classifies else None,
+            of="predict_proba" if classifies else None,
         )
 
     return Case(framework, exporter, name, "float32", "dynamic", make)

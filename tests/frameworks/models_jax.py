@@ -163,16 +163,26 @@ def own(name: str, dtype: DType) -> dict[str, np.ndarray]:
 
 
 def exported(name: str, dtype: DType, batch: Batch) -> onnx.ModelProto:
+    """Return the model as jax2onnx writes it.
+
+    JAX keeps the body of a scan that it has traced, for the next call with the same shapes. One traced under
+    jax2onnx's patches is of operators that JAX cannot run, so nothing that is kept goes in here, or out.
+    """
     size = "B" if batch == "dynamic" else SAMPLES
-    with warnings.catch_warnings():  # what jax2onnx and Flax say of each other
-        warnings.simplefilter("ignore")
-        return jax2onnx.to_onnx(
-            in_type(name, dtype),
-            inputs=[(size, *MODELS[name][1])],
-            input_names=["x"],
-            output_names=["y"],
-            enable_double_precision=dtype == "float64",
-        )
+    model = in_type(name, dtype)
+    jax.clear_caches()
+    try:
+        with warnings.catch_warnings():  # what jax2onnx and Flax say of each other
+            warnings.simplefilter("ignore")
+            return jax2onnx.to_onnx(
+                model,
+                inputs=[(size, *MODELS[name][1])],
+                input_names=["x"],
+                output_names=["y"],
+                enable_double_precision=dtype == "float64",
+            )
+    finally:
+        jax.clear_caches()
 
 
 def case(name: str, dtype: DType, batch: Batch) -> Case:

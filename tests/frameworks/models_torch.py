@@ -202,13 +202,17 @@ def own(name: str, dtype: DType) -> dict[str, np.ndarray]:
         with sdpa_kernel(SDPBackend.MATH):  # the attention that PyTorch has second derivatives of
             found["jacobian"].append(torch.func.jacrev(output)(one))
             found["gradient"].append(slope(one))
-            found["hessian"].append(
-                torch.func.jacrev(slope)(one)
-                if direction is None
-                else torch.func.jvp(slope, (one,), (direction[i],))[1]
-            )
+            along = None if direction is None else direction[i]
+            found["hessian"].append(torch.func.jacrev(slope)(one) if along is None else forward(slope, one, along))
     results = {"value": module(x, *categories(name)), **{k: torch.stack(v) for k, v in found.items()}}
     return {k: v.detach().numpy() for k, v in results.items()}
+
+
+def forward(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> Tensor:
+    """Return the derivative of a function along a direction, in forward mode."""
+    with warnings.catch_warnings():  # the first such call in a process compiles PyTorch's own formulas by TorchScript
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", DeprecationWarning)
+        return torch.func.jvp(function, (x,), (direction,))[1]
 
 
 def exported(name: str, dtype: DType, batch: Batch, dynamo: bool) -> onnx.ModelProto:

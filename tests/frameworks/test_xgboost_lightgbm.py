@@ -46,8 +46,8 @@ def test_trees_have_no_slope_and_say_so(name: str, dtype: str) -> None:
     assert not jacobian.any()
     found = f(X.astype(dtype))
     if hasattr(estimator, "predict_proba"):
-        np.testing.assert_array_equal(found["label"], estimator.predict(X))
-        np.testing.assert_allclose(found["probabilities"], estimator.predict_proba(X), rtol=2e-6)  # sums in float32
+        np.testing.assert_array_equal(found["predict"], estimator.predict(X))
+        np.testing.assert_allclose(found["predict_proba"], estimator.predict_proba(X), rtol=2e-6)  # sums in float32
     else:
         np.testing.assert_allclose(found[:, 0], estimator.predict(X), rtol=2e-6)
 
