@@ -9,7 +9,7 @@ import pytest
 
 from tests.frameworks.catalog import FRAMEWORKS, installed
 from tests.frameworks.comparing import QUANTITIES, Case, compare
-from tests.frameworks.table import DTYPES, PAGE, number, rows_of
+from tests.frameworks.table import DTYPES, PAGE, number, rows_of, written
 
 CASES = {f"{framework.name}-{case}": case for framework in installed() for case in framework.cases()}
 
@@ -46,7 +46,9 @@ def test_a_difference_is_found(case: Case, quantity: str) -> None:
 
 def test_the_table_has_these_rows() -> None:
     """Figures change with versions and processors, rows do not: run ``python -m tests.frameworks`` after a change."""
-    rows = rows_of(PAGE.read_text(encoding="utf-8"))
+    page = PAGE.read_text(encoding="utf-8")
+    rows = rows_of(page)
+    assert written(page, [], []) == page, "a row stands twice, or out of order"
     assert {row[0] for row in rows} == {framework.name for framework in FRAMEWORKS}
     there = {framework.name for framework in installed()}
     assert [row for row in rows if row[0] in there] == list(dict.fromkeys(case.row for case in CASES.values()))
