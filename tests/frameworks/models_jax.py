@@ -169,11 +169,11 @@ def exported(name: str, dtype: DType, batch: Batch) -> onnx.ModelProto:
     jax2onnx's patches is of operators that JAX cannot run, so nothing that is kept goes in here, or out.
     """
     size = "B" if batch == "dynamic" else SAMPLES
-    model = in_type(name, dtype)
-    jax.clear_caches()
-    try:
-        with warnings.catch_warnings():  # what jax2onnx and Flax say of each other
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings():  # what jax2onnx and Flax say of each other, and Flax of its statistics in float32
+        warnings.simplefilter("ignore")
+        model = in_type(name, dtype)
+        jax.clear_caches()
+        try:
             return jax2onnx.to_onnx(
                 model,
                 inputs=[(size, *MODELS[name][1])],
@@ -181,8 +181,8 @@ def exported(name: str, dtype: DType, batch: Batch) -> onnx.ModelProto:
                 output_names=["y"],
                 enable_double_precision=dtype == "float64",
             )
-    finally:
-        jax.clear_caches()
+        finally:
+            jax.clear_caches()
 
 
 def case(name: str, dtype: DType, batch: Batch) -> Case:
