@@ -663,16 +663,21 @@ class Builder:
 
     def is_fixed(self, x: Tensor) -> bool:
         """Whether a tensor is a weight, or computed from weights alone, which runtimes do once, in advance."""
-        value = x.value if x.spread is None else x.spread.value
-        known = self._fixed.get(value)
-        if known is None:
+        asked = x.value if x.spread is None else x.spread.value
+        pending = [asked]  # no recursion: a network may be deeper than Python's stack
+        while pending:
+            value = pending[-1]
             node = value.producer()
-            known = value.is_initializer()
-            if node is not None and node.op_type not in _RANDOM and not flow.is_flow(node):
-                sources = [self._tensors.get(v) for v in node.inputs if v is not None]
-                known = all(t is not None and self.is_fixed(t) for t in sources)
-            self._fixed[value] = known
-        return known
+            sources = [] if node is None else [v for v in node.inputs if v is not None]
+            if node is None or node.op_type in _RANDOM or flow.is_flow(node):
+                self._fixed[value] = value.is_initializer()
+            elif all(v in self._fixed for v in sources) or any(self._fixed.get(v) is False for v in sources):
+                self._fixed[value] = all(self._fixed.get(v) for v in sources)
+            else:
+                pending.append(next(v for v in sources if v not in self._fixed))
+            if value in self._fixed:
+                pending.remove(value)
+        return self._fixed[asked]
 
     def is_placeholder(self, x: Tensor) -> bool:
         """Whether a tensor is a placeholder, or depends on one."""

@@ -23,7 +23,7 @@ FOLLOWED = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
 #: Operators that are followed where all that they take is known, by running them.
 _COMPUTED = frozenset(
     """
-    Abs ArgMax ArgMin BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Clip CumSum Expand Mod Pow
+    Abs ArgMax ArgMin BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Clip CumSum Expand Pow
     ReduceMax ReduceMin ReduceSum Sign Sum Tile Trilu Xor
     """.split()
 )

@@ -92,7 +92,7 @@ elementwise("HardSwish", lambda op, y, x: _hard_swish(op, x), versions=(14, 22))
 elementwise("ThresholdedRelu", lambda op, y, x, *, alpha: x > alpha, versions=(10, 22))
 elementwise("LeakyRelu", lambda op, y, x, *, alpha: _leaky(op, y, x, alpha), versions=(16,))
 elementwise("Elu", lambda op, y, x, *, alpha: _elu(op, x, alpha), versions=(6, 22))
-elementwise("Celu", lambda op, y, x, *, alpha: _exp_below(op, x * (1 / alpha)), versions=(12, 28))
+elementwise("Celu", lambda op, y, x, *, alpha: _exp_below(op, x, 1 / alpha), versions=(12, 28))
 elementwise(
     "Selu",
     lambda op, y, x, *, alpha, gamma: _choose(op, x > 0, gamma, (alpha * gamma) * _exp_below(op, x), x),
@@ -123,9 +123,9 @@ def _inside(op: Builder, y: Tensor, low: float, high: float, slope: float) -> Te
     return _choose(op, (y > low) & (y < high), slope, 0.0, y)
 
 
-def _exp_below(op: Builder, x: Tensor) -> Tensor:
-    """``exp(min(x, 0))``, which is 1 above 0, and does not overflow there."""
-    return op.Exp(op.Clip(x, None, 0))
+def _exp_below(op: Builder, x: Tensor, slope: float = 1.0) -> Tensor:
+    """``exp(slope · min(x, 0))``, which is 1 above 0, and does not overflow there."""
+    return op.Exp(op.Clip(x, None, 0) * slope)
 
 
 def _leaky(op: Builder, y: Tensor, x: Tensor, alpha: float) -> Tensor:

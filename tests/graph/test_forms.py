@@ -137,3 +137,20 @@ def test_pads_that_meet_are_joined() -> None:
     proto = onnxgrad.vjp(model(nodes))
     assert not {"Pad", "Add"} & set(operators(proto))
     np.testing.assert_allclose(pulled_back(proto), np.cos(X), rtol=1e-6)  # rounding of float32
+
+
+def test_a_factor_of_channels_goes_into_the_kernel_however_deep_the_network_is() -> None:
+    """Whether a factor is constant is found out without recursion."""
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 1, 1]) for name in ("x", "y")]
+    nodes = [node("Conv", "x w", "v0")]
+    nodes += [node("Tanh", f"v{i}", f"v{i + 1}") for i in range(600)]
+    nodes += [node("Conv", "v600 w", "c"), node("Mul", "c s")]
+    weights = {"w": np.eye(2)[:, :, None, None], "s": np.array([2.0, 3.0]).reshape(2, 1, 1)}
+    initializers = [onnx.numpy_helper.from_array(a.astype(np.float32), name) for name, a in weights.items()]
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], initializers)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    added = onnxgrad.vjp(proto)
+    point = {"x": np.zeros((1, 2, 1, 1), np.float32), "adj_y": np.ones((1, 2, 1, 1), np.float32)}
+    np.testing.assert_array_equal(np.ravel(Runner(added)(point)["adj_x"]), [2, 3])
+    # the kernel has the factor: the cotangent comes as it is
+    assert any(n.op_type in ("Conv", "ConvTranspose") and n.input[0] == "adj_y" for n in added.graph.node)

@@ -25,6 +25,7 @@ CASES = [
     Case("Elu", [x], {"alpha": 0.7}, label="alpha"),
     Case("Celu", [x], opset=28),
     Case("Celu", [x], {"alpha": 0.7}, opset=28, label="alpha"),
+    Case("Celu", [x], {"alpha": -0.7}, opset=28, label="negative-alpha"),
     Case("Selu", [x], {"alpha": 1.5, "gamma": 0.9}, label="attributes"),
     Case("ThresholdedRelu", [x], {"alpha": 0.3}),
     Case("Shrink", [x], {"lambd": 0.3, "bias": 0.1}, differences=1e-2),  # onnxruntime computes in float32
