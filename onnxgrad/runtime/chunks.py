@@ -13,8 +13,10 @@ import onnx_ir as ir
 
 from onnxgrad.errors import MemoryBoundError, RunError
 from onnxgrad.graph.builder import Builder, drawing_node
+from onnxgrad.runtime.buffers import BufferPool
 from onnxgrad.runtime.memory import Footprint, in_bytes
 from onnxgrad.runtime.rows import Split, find_split
+from onnxgrad.runtime.session import Session
 
 #: Working memory of a part where there is a choice: near to the caches, and enough for several threads. Milliseconds of
 #: Jacobians of 64-64-64-16 for 10,000 samples and of 64-256-256-32 for 1,024, with one thread in parts of 8 / 16 / 32 /
@@ -136,14 +138,17 @@ def even_parts(total: int, most: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(bounds))
 
 
-def run_in_parts(run: Run, feeds: Mapping[str, Any], splits: Sequence[Parts], outputs: Sequence[str]) -> list[Any]:
+def run_in_parts(
+    session: Session, outputs: Sequence[str], feeds: Mapping[str, Any], splits: Sequence[Parts], buffers: BufferPool
+) -> list[Any]:
     """Run a model in parts and return its results in one piece.
 
     Args:
-        run: runs one part.
+        session: the model.
+        outputs: names of the results.
         feeds: all that is fed.
         splits: what to split along.
-        outputs: names of the results.
+        buffers: where the results are to lie.
 
     Raises:
         RunError: if a part does not run, or its results are not those of a part.
@@ -154,16 +159,17 @@ def run_in_parts(run: Run, feeds: Mapping[str, Any], splits: Sequence[Parts], ou
         for (split, _, _), (start, stop) in zip(splits, part, strict=True):
             for name, axis in split.inputs.items():
                 portion[name] = portion[name][_at(axis, start, stop)]
-        found = run(portion)
-        if not results:
-            results = [_whole(array, name, splits, part) for array, name in zip(found, outputs, strict=True)]
-        for result, array, name in zip(results, found, outputs, strict=True):
-            place: tuple[slice, ...] = (slice(None),) * result.ndim
-            for (split, _, _), (start, stop) in zip(splits, part, strict=True):
-                at = split.outputs[name]
-                if at is not None:
-                    place = (*place[:at], slice(start, stop), *place[at + 1 :])
-            result[place] = array
+        found = None
+        if not results:  # the first part tells the shapes
+            found = session.run(outputs, portion)
+            shapes = [_whole(array, name, splits, part) for array, name in zip(found, outputs, strict=True)]
+            results = [buffers.empty(shape, array.dtype) for shape, array in zip(shapes, found, strict=True)]
+        places = [result[_place(name, splits, part)] for result, name in zip(results, outputs, strict=True)]
+        if found is None and session.can_bind(portion.values(), places):
+            session.run_into(outputs, portion, places)
+            continue
+        for place, array in zip(places, found or session.run(outputs, portion), strict=True):
+            place[...] = array
     return results
 
 
@@ -185,13 +191,17 @@ def _at(axis: int, start: int, stop: int) -> tuple[slice, ...]:
     return (*(slice(None),) * axis, slice(start, stop))
 
 
+def _place(name: str, splits: Sequence[Parts], part: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
+    """Return where a part of a result lies in it."""
+    axes = {split.outputs[name]: slice(*bounds) for (split, _, _), bounds in zip(splits, part, strict=True)}
+    axes.pop(None, None)
+    return (*(axes.get(axis, slice(None)) for axis in range(max(axes, default=-1) + 1)), ...)
+
+
 def _whole(
-    array: Any,
-    name: str,
-    splits: Sequence[Parts],
-    part: Sequence[tuple[int, int]],
-) -> Any:
-    """Return room for a result of which `array` is one part."""
+    array: Any, name: str, splits: Sequence[Parts], part: Sequence[tuple[int, int]]
+) -> list[int]:
+    """Return the shape of a result of which `array` is one part."""
     shape = list(array.shape)
     for (split, _, total), (start, stop) in zip(splits, part, strict=True):
         axis = split.outputs[name]
@@ -199,4 +209,4 @@ def _whole(
             if shape[axis] != stop - start:
                 raise RunError(f"{name!r} has {shape[axis]} rows where {stop - start} were fed")
             shape[axis] = total
-    return np.empty(shape, array.dtype)
+    return shape

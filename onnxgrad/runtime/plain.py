@@ -9,10 +9,12 @@ from onnxgrad.augmentation import Augmentation
 from onnxgrad.errors import FeedError, OnnxgradError, RunError
 from onnxgrad.model.metadata import KEY
 from onnxgrad.model.signature import signature
+from onnxgrad.runtime.buffers import BufferPool
 from onnxgrad.runtime.chunks import Plan, even_parts, run_in_parts, run_without_rows
 from onnxgrad.runtime.feeds import Feeds
 from onnxgrad.runtime.results import arrange, layout_of
 from onnxgrad.runtime.session import Session, Settings, open_model
+from onnxgrad.runtime.shortcut import Shortcut
 from onnxgrad.runtime.sources import Origin
 
 #: A run with less input than this is not worth looking into.
@@ -39,12 +41,17 @@ class Plain:
         self._origin = origin
         self._max_bytes = max_bytes
         self._session = _open(origin, settings)
+        self._buffers = BufferPool()
+        self._shortcut = Shortcut(self._feeds.names, self._outputs)
         self._derived = KEY in origin.model.metadata_props  # a small input may then have wide results
         self._looked: tuple[Plan, Feeds] | bool | None = False
 
     def __call__(self, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """Return the outputs: the only one, or all by name."""
-        return arrange(self._layout, self.run(self._feeds.bind(args, named)))
+        results = None if named else self._shortcut.run(args)
+        if results is None:
+            results = self.run(self._feeds.bind(args, named))
+        return arrange(self._layout, results)
 
     def run(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Return the outputs in order.
@@ -73,12 +80,14 @@ class Plain:
         if rows <= fit:
             return self._run(feeds)
         try:
-            return run_in_parts(self._run, feeds, [(split, even_parts(rows, fit), rows)], self._outputs)
+            return run_in_parts(self._session, self._outputs, feeds, [(split, even_parts(rows, fit), rows)], self._buffers)
         except RunError:
             return self._run(feeds)  # a constant in the model may be made for just so many rows
 
     def _run(self, feeds: Mapping[str, Any]) -> list[Any]:
-        return self._session.run(self._outputs, feeds)
+        results = self._session.run(self._outputs, feeds)
+        self._shortcut.offer(self._session, feeds, results)
+        return results
 
     def _look(self) -> tuple[Plan, Feeds] | None:
         """Find out, once, how the model can be run in parts, and what its inputs call their sizes."""

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxgrad.augmentation import Augmentation
 from onnxgrad.errors import FeedError, MemoryBoundError, RunError, UnknownNameError
 from onnxgrad.model.signature import signature
+from onnxgrad.runtime.buffers import BufferPool
 from onnxgrad.runtime.chunks import Parts, Plan, even_parts, run_in_parts, run_without_rows
 from onnxgrad.runtime.feeds import Feeds, Slot, is_frame, take
 from onnxgrad.runtime.memory import in_bytes, numbers
@@ -21,6 +22,7 @@ from onnxgrad.runtime.request import SEEDS, SPOKEN, Request
 from onnxgrad.runtime.results import arrange, layout_of, paths_of
 from onnxgrad.runtime.rows import Split
 from onnxgrad.runtime.session import Session, Settings, open_model
+from onnxgrad.runtime.shortcut import Shortcut
 from onnxgrad.runtime.sources import Origin
 from onnxgrad.runtime.wide import jacobians_by_seeds
 
@@ -88,6 +90,8 @@ class Program:
         self._model: ir.Model | None = model
         self._settings = settings
         self._session: Session | None = None
+        self._buffers = BufferPool()
+        self._shortcut = Shortcut([*self._feeds.names, *self.seed_inputs.values()], self.outputs)
         self._lock = threading.Lock()
 
     @property
@@ -101,13 +105,18 @@ class Program:
 
     def __call__(self, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """Return the derivative, or a pair of the model's outputs and the derivative."""
-        results = self.run(self._feeds.bind(args, named))
+        results = None if named else self._shortcut.run(args)
+        if results is None:
+            results = self.run(self._feeds.bind(args, named))
         if self._values is None:
             return arrange(self._layout, results)
         return arrange(self._values, results), arrange(self._layout, results)
 
     def along(self, args: Sequence[Any], direction: Any, named: Mapping[str, Any]) -> Any:
         """Return the derivative along a direction: an array, or several by name, each perhaps with seeds in front."""
+        results = None if named else self._shortcut.run((*args, direction))
+        if results is not None:
+            return arrange(self._layout, results)
         feeds = self._feeds.bind(args, named)
         given = self._given(direction)
         if self.request.kind != "hvp" and given:
@@ -164,7 +173,10 @@ class Program:
         if rows <= fit:
             if rows == 0 and plan.rows is not None:
                 return run_without_rows(self.run_at_once, feeds, plan.rows, self.outputs)
-            return self.run_at_once(feeds)
+            results = self.run_at_once(feeds)
+            if self._session is not None:
+                self._shortcut.offer(self._session, feeds, results)
+            return results
         plan.check_results(sizes, f"the {SPOKEN[self.request.kind]}")
         if fit == 0 and self.request.kind == "jacobian" and not plan.draws:
             derived = jacobians_by_seeds(self, feeds, sizes)
@@ -180,7 +192,7 @@ class Program:
                 raise self.too_large(least)
             splits.append((plan.seeds, even_parts(sizes[SEEDS], seeds), sizes[SEEDS]))
         try:
-            return run_in_parts(self.run_at_once, feeds, splits, self.outputs)
+            return run_in_parts(self._opened(), self.outputs, feeds, splits, self._buffers)
         except RunError:
             if fit == 0:
                 raise
@@ -188,12 +200,15 @@ class Program:
 
     def run_at_once(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Return the outputs of one run."""
-        if self._session is None:  # made late: a Jacobian that is too wide at once never needs it
-            with self._lock:
-                if self._model is not None:
-                    self._session, self._model = open_model(self._model, self._settings), None
+        return (self._session or self._opened()).run(self.outputs, feeds)
+
+    def _opened(self) -> Session:
+        """Return the session, which is made late: a Jacobian that is too wide at once never needs it."""
+        with self._lock:
+            if self._model is not None:
+                self._session, self._model = open_model(self._model, self._settings), None
             assert self._session is not None
-        return self._session.run(self.outputs, feeds)
+            return self._session
 
     def too_large(self, least: Mapping[str, int]) -> MemoryBoundError:
         """Return the error for work of which the least part, with the given sizes, exceeds the bound."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
@@ -120,7 +121,9 @@ class Session:
             raise _explained("refuses the model", error) from error
         self._session._model_bytes = None  # kept only to make the session anew, which nobody asks for
         # what is fed is checked already, so it goes past the checks of onnxruntime's class, which take a microsecond
-        self._run = getattr(self._session, "_sess", self._session).run
+        inner = getattr(self._session, "_sess", self._session)
+        self._run, self._run_bound = inner.run, inner.run_with_iobinding
+        self._on_cpu = self._session.get_providers() == ["CPUExecutionProvider"]
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """Return the named outputs.
@@ -132,6 +135,41 @@ class Session:
             return self._run(outputs, feeds, None)  # type: ignore[no-any-return]
         except Exception as error:  # see above
             raise _explained("failed", error) from error
+
+    def run_into(self, outputs: Sequence[str], feeds: Mapping[str, Any], places: Sequence[Any]) -> None:
+        """Compute the named outputs, each into the array that is given for it; see `can_bind`.
+
+        Raises:
+            RunError: if onnxruntime fails, as it does where an array has not the shape of its output.
+        """
+        self.bound(feeds, dict(zip(outputs, places, strict=True)))()
+
+    def can_bind(self, inputs: Iterable[Any], results: Iterable[Any]) -> bool:
+        """Whether `bound` takes these: arrays of numbers on the CPU, and results that lie in one piece."""
+        results = list(results)
+        numbers = all(isinstance(a, np.ndarray) and a.dtype.kind in "fiub" for a in (*inputs, *results))
+        return self._on_cpu and numbers and all(place.flags.c_contiguous for place in results)
+
+    def bound(self, feeds: Mapping[str, Any], results: Mapping[str, Any]) -> Callable[[], None]:
+        """Return a function that reads the inputs from arrays, and writes the outputs to others, which it keeps.
+
+        It raises RunError if onnxruntime fails, as it does where an array has not the shape of its output.
+        """
+        binding = self._session.io_binding()
+        kept = [np.ascontiguousarray(array) for array in feeds.values()]
+        for name, array in zip(feeds, kept, strict=True):
+            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for name, array in results.items():
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        run_bound, inner = self._run_bound, getattr(binding, "_iobinding", binding)
+
+        def run(_kept: object = (kept, results, binding)) -> None:
+            try:
+                run_bound(inner, None)
+            except Exception as error:  # see above
+                raise _explained("failed", error) from error
+
+        return run
 
 
 def open_model(model: ir.Model, settings: Settings) -> Session:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -93,11 +93,14 @@ def watched() -> Iterator[list[dict[str, tuple[int, ...]]]]:
     """Give a list that the shapes of what is fed to each run are added to."""
     fed: list[dict[str, tuple[int, ...]]] = []
     with pytest.MonkeyPatch.context() as patch:
-        run = Session.run
-
-        def recorded(self: Session, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
-            fed.append({name: np.shape(array) for name, array in feeds.items()})
-            return run(self, outputs, feeds)
-
-        patch.setattr(Session, "run", recorded)
+        for name in ("run", "run_into"):
+            patch.setattr(Session, name, _recorded(getattr(Session, name), fed))
         yield fed
+
+
+def _recorded(run: Callable[..., Any], fed: list[dict[str, tuple[int, ...]]]) -> Callable[..., Any]:
+    def recorded(self: Session, outputs: Any, feeds: Mapping[str, Any], *places: Any) -> Any:
+        fed.append({name: np.shape(array) for name, array in feeds.items()})
+        return run(self, outputs, feeds, *places)
+
+    return recorded
