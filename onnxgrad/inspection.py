@@ -33,7 +33,7 @@ class Pair:
         shape: shape of the Jacobian; sizes may be names.
         zero: why the derivative is zero, where it is for any input.
         flops: floating-point operations of the Jacobian by mode, counted, not measured; a size that is not known before
-            run time counts as `onnxgrad.autodiff.cost.NOMINAL`.
+            run time counts as `onnxgrad.graph.dims.NOMINAL`.
     """
 
     of: str

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxgrad.autodiff.activity import Activity, analyze
-from onnxgrad.autodiff.cost import elements, flops
+from onnxgrad.autodiff.cost import flops
 from onnxgrad.autodiff.proof import follow_samples
 from onnxgrad.autodiff.seeds import identity_seeds
 from onnxgrad.autodiff.sweep import sweep_back, sweep_forward
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.dims import Dim, size_of
+from onnxgrad.graph.dims import Dim, elements, size_of
 from onnxgrad.graph.flow import reads
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules.samples import Samples

@@ -16,12 +16,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 import onnx_ir as ir
 
 from onnxgrad.autodiff.activity import Within, through_bodies
-from onnxgrad.autodiff.cost import elements
 from onnxgrad.autodiff.loops import Carried, Sliced, Writer, moved, origin, tensor_of
 from onnxgrad.autodiff.sweep import SWEEPS, Seeded, Sweeps, accumulate, sweep_back, sweep_forward
 from onnxgrad.errors import Refusal
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.dims import Dim, Shape, atoms_of, dim_mul
+from onnxgrad.graph.dims import Dim, Shape, atoms_of, dim_mul, elements
 from onnxgrad.graph.flow import CHANGES_SHAPE, Iteration, Slices, State, branches_of, captured_values
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor

@@ -7,27 +7,12 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.dims import Dim, atoms_of, evaluate
+from onnxgrad.graph.dims import NOMINAL, Dim, elements
 from onnxgrad.graph.flow import Iteration, bodies_of, is_flow, reads
 from onnxgrad.graph.tensor import Tensor
 
-#: Size that stands for one that is not known before run time. Costs are only compared, and most share the same
-#: unknown batch.
-NOMINAL = 64
-
 #: Operators that move or describe elements and compute nothing.
 _FREE = frozenset("Shape Size Constant Identity Reshape Flatten Squeeze Unsqueeze ConstantOfShape EyeLike".split())
-
-
-def elements(shape: Iterable[Dim]) -> float:
-    """Return the number of elements, with `NOMINAL` for each unknown size."""
-    total = 1.0
-    for dim in shape:
-        if isinstance(dim, int):
-            total *= dim
-        else:
-            total *= max(evaluate(dim, dict.fromkeys(atoms_of(dim), NOMINAL)), 1)
-    return total
 
 
 def flops(op: Builder, node: ir.Node) -> float:

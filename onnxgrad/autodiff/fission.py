@@ -17,9 +17,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxgrad.autodiff.cost import elements
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.dims import Dim, Shape
+from onnxgrad.graph.dims import Dim, Shape, elements
 from onnxgrad.graph.node import attribute_defaults, python_attributes
 from onnxgrad.graph.sizes import POINTWISE, REDUCTIONS
 from onnxgrad.graph.tensor import Tensor

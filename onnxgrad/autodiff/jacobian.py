@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir as ir
 
 from onnxgrad.autodiff.chain import chain_jacobian, find_chain
-from onnxgrad.autodiff.cost import elements, live_flops
+from onnxgrad.autodiff.cost import live_flops
 from onnxgrad.autodiff.seeds import identity_seeds
 from onnxgrad.autodiff.sweep import Seeded, sweep_back, sweep_forward
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.dims import Shape
+from onnxgrad.graph.dims import Shape, elements
 from onnxgrad.graph.tensor import Tensor
 
 #: How much cheaper one mode must be by the number of seeds alone that the other is not even tried.

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from onnxgrad.autodiff.cost import NOMINAL
 from onnxgrad.cli.output import (
     bytes_text,
     derivatives_table,
@@ -21,6 +20,7 @@ from onnxgrad.cli.output import (
     shape_text,
 )
 from onnxgrad.cli.requests import StraightThroughOption
+from onnxgrad.graph.dims import NOMINAL
 from onnxgrad.inspection import Inspection, Pair
 from onnxgrad.inspection import inspect as look_at
 from onnxgrad.model.signature import Port

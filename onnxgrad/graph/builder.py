@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.errors import Refusal
-from onnxgrad.graph import content, flow, forms, infer, operands, sequences, simplify
+from onnxgrad.graph import content, flow, forms, infer, operands, products, sequences, simplify
 from onnxgrad.graph.dims import Dim, Shape, broadcast, broadcast_of, dim_mul, division_of, size_of, terms_of
 from onnxgrad.graph.node import Node, attribute_defaults, python_attributes, since_version
 from onnxgrad.graph.tensor import Tensor
@@ -911,11 +911,13 @@ class Builder:
 
     def finish(self, outputs: Iterable[ir.Value]) -> None:
         """Write to the model the emitted nodes that `outputs` (further outputs of it) need, and drop the rest."""
-        needed = set(outputs) | set(self.model.graph.outputs)
+        results = set(outputs) | set(self.model.graph.outputs)
+        needed = set(results)
         live = self._live(needed)
         self._within.memo.clear()  # what was discarded must not be found again
         assert all(v not in self._phantoms for node in live for v in node.outputs), "a placeholder survived"
-        self.model.graph.extend(forms.fast_forms(self, flow.without_empty_scans(self, live)))
+        fast = forms.fast_forms(self, flow.without_empty_scans(self, live))
+        self.model.graph.extend(products.in_cheapest_order(self, fast, results))
         for value in {tensor.value for tensor in self._constants.values()}:
             if not value.uses() and value not in needed:
                 self.model.graph.initializers.pop(value.name)  # type: ignore[arg-type]

@@ -15,6 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 Dim = int | str
 Shape = tuple[Dim, ...]
 
+#: Size that stands for one that is not known before run time. Costs are only compared, and most share the same
+#: unknown batch.
+NOMINAL = 64
+
 _Poly = dict[tuple[str, ...], int]
 _TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][\w.]*)|(\{[^{}]*\}|//|[-+*()]))")
 
@@ -292,3 +296,14 @@ class _Parser:
         if self.next() != ")":
             raise ValueError(token)
         return poly
+
+
+def elements(shape: Iterable[Dim]) -> float:
+    """Return the number of elements, with `NOMINAL` for each unknown size."""
+    total = 1.0
+    for dim in shape:
+        if isinstance(dim, int):
+            total *= dim
+        else:
+            total *= max(evaluate(dim, dict.fromkeys(atoms_of(dim), NOMINAL)), 1)
+    return total

@@ -41,7 +41,29 @@ def softmax(op: Builder, node: Node, ct: Tensor) -> Tensor:
     y = node.y
     if _chosen_from(node.ir.outputs[0]):
         y = op.Where(op.IsNaN(y), 0, y)
-    return y * (ct - op.sum(ct * y, _axis(node)))
+        return y * (ct - op.sum(ct * y, _axis(node)))
+    along_rows = _sum_along_rows(op, y, ct) if _axis(node) == [-1] else None
+    return y * (ct - (op.sum(ct * y, _axis(node)) if along_rows is None else along_rows))
+
+
+def _sum_along_rows(op: Builder, y: Tensor, ct: Tensor) -> Tensor | None:
+    """``Σⱼ ȳᵢⱼ yᵢⱼ = Σₖ ōᵢₖ oᵢₖ`` where y is used in ``o = y v`` alone, as in attention, so that ``ȳ = ō vᵀ``.
+
+    o is narrower than y, and known: Dao et al., FlashAttention (2022), equation 4.
+    """
+    product = None if ct.spread is not None else ct.value.producer()
+    if product is None or product.op_type != "MatMul" or product.domain:
+        return None
+    o_ct, transposed = (None if v is None else op.tensor(v) for v in product.inputs)
+    for consumer in y.value.consumers():
+        if consumer.op_type != "MatMul" or consumer.domain or consumer.inputs[0] is not y.value:
+            continue
+        v, o = (None if x is None else op.tensor(x) for x in (consumer.inputs[1], consumer.outputs[0]))
+        if v is None or o is None or o_ct is None or transposed is None or v.rank < 2:
+            continue
+        if op.swap(v).value is transposed.value and o_ct.shape[-o.rank :] == o.shape:
+            return op.sum(o_ct * o, [-1])
+    return None
 
 
 def _chosen_from(value: ir.Value) -> bool:
@@ -85,8 +107,9 @@ def _standardized(op: Builder, x: Tensor, axes: Sequence[int], epsilon: float) -
 
 
 def _standardized_back(op: Builder, n: Tensor, inverse: Tensor, ct: Tensor, axes: Sequence[int]) -> Tensor:
-    """``x̄ = (n̄ - mean(n̄) - n · mean(n̄ n)) / σ``."""
-    return inverse * (ct - op.mean(ct, axes) - n * op.mean(ct * n, axes))
+    """``x̄ = (c - n · mean(c n)) / σ`` with ``c = n̄ - mean(n̄)``, which takes nothing from ``mean(n̄ n)``."""
+    centered = ct - op.mean(ct, axes)
+    return inverse * (centered - n * op.mean(centered * n, axes))
 
 
 def _from_axis(node: Node) -> list[int]:

@@ -6,37 +6,52 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.errors import MemoryBoundError, RunError
 from onnxgrad.graph.builder import Builder, drawing_node
-from onnxgrad.runtime.buffers import BufferPool
 from onnxgrad.runtime.memory import Footprint, in_bytes
+from onnxgrad.runtime.parallel import side_by_side
 from onnxgrad.runtime.rows import Split, find_split
 from onnxgrad.runtime.session import Session
 
-#: Working memory of a part where there is a choice: near to the caches, and enough for several threads. Milliseconds of
-#: Jacobians of 64-64-64-16 for 10,000 samples and of 64-256-256-32 for 1,024, with one thread in parts of 8 / 16 / 32 /
-#: 128 MB: 39/39/47/51 and 38/38/39/41; with two threads 28/27/31/26 and 21/21/21/21. Where others use the memory, too,
-#: small parts take half the time of large ones.
-CACHE_BYTES = 16 * 2**20
+#: Working memory of what is run at once by all threads where there is a choice, and of a part that one thread runs
+#: beside others: what is near to the caches. Milliseconds of Jacobians of 10-64-64-4 and 64-64-64-16 for 10,000 samples
+#: and of 64-256-256-32 for 1,024, with two threads: 4.2, 19.9 and 19.9 in parts of 16 MB by both threads; 3.2, 17.1 and
+#: 17.5 in parts of 2 MB side by side; with less than 16 MB in all, what it takes to start them is more.
+WHOLE_BYTES, PART_BYTES = 16 * 2**20, 2 * 2**20
 #: What a part must be worth: each reads the weights anew, and starts each node anew, in the time in which so many
 #: bytes are written.
 WEIGHT_FACTOR, NODE_BYTES = 2, 32 * 2**10
 #: More working memory than this is not faster, and what is not needed stays free.
-PART_BYTES = 128 * 2**20
+MOST_BYTES = 128 * 2**20
 
 #: Cached portions are forgotten when there are so many, one for each combination of sizes.
 _MOST_CACHED = 4096
 
 
+Array = np.ndarray[Any, Any]
 #: How to split, the bounds of the parts, and the size of the whole.
 Parts = tuple[Split, Sequence[tuple[int, int]], int]
 #: Runs a model on what is fed.
 Run = Callable[[Mapping[str, Any]], list[Any]]
+
+
+class Portion(NamedTuple):
+    """How many rows are run together.
+
+    Attributes:
+        whole: the most that are run at once by all threads; 0 if not even one can be.
+        part: the most in one part of more than that.
+        workers: how many parts are run side by side, by one thread each; 1: one after another, by all threads.
+    """
+
+    whole: int
+    part: int
+    workers: int
 
 
 class Plan:
@@ -46,7 +61,8 @@ class Plan:
         op: the builder of the model, which is finished.
         inputs: its inputs.
         outputs: those of its outputs that are computed.
-        max_bytes: bound of the results, and of the working memory of one run.
+        max_bytes: bound of the results, and of the working memory of what is run at a time.
+        workers: how many threads could run parts side by side; None: the sessions do not leave that to us.
         seeds: how the run can be split along the seeds, if it has any.
 
     Attributes:
@@ -61,6 +77,7 @@ class Plan:
         inputs: Sequence[ir.Value],
         outputs: Sequence[ir.Value],
         max_bytes: int,
+        workers: int | None,
         seeds: Split | None = None,
     ) -> None:
         self.draws = drawing_node(op.model.graph) is not None
@@ -68,12 +85,13 @@ class Plan:
         self.footprint = Footprint(op, inputs, outputs)
         self.seeds = None if self.draws else seeds
         self._max_bytes = max_bytes
-        self._part_bytes = min(_part_bytes(op.model.graph), max_bytes)
+        self._workers = workers
+        self._worth = _worth(op.model.graph)
         self._row_size = None if self.rows is None else self.rows.size
-        self._cached: dict[tuple[int, ...], int] = {}
+        self._cached: dict[tuple[int, ...], Portion] = {}
 
-    def at_once(self, sizes: Mapping[str, int]) -> int:
-        """Return how many rows can be run at once: 0 if not even one; where rows are not split, 1 for "all of them"."""
+    def at_once(self, sizes: Mapping[str, int]) -> Portion:
+        """Return how many rows are run together; where rows are not split, 1 stands for all of them."""
         row_size = self._row_size
         key = tuple([n for name, n in sizes.items() if name != row_size]) if len(sizes) > 1 or row_size is None else ()
         if row_size is None:
@@ -85,11 +103,21 @@ class Plan:
             found = self._cached[key] = self._at_once(sizes)
         return found
 
-    def _at_once(self, sizes: Mapping[str, int]) -> int:
-        if self._row_size is None:
-            return int(self.footprint.working(sizes) <= self._max_bytes)
-        preferred = self.portion(sizes, self._row_size, self._part_bytes)
-        return preferred or min(self.portion(sizes, self._row_size, self._max_bytes), 1)
+    def _at_once(self, sizes: Mapping[str, int]) -> Portion:
+        name = self._row_size
+        if name is None:
+            fits = int(self.footprint.working(sizes) <= self._max_bytes)
+            return Portion(fits, fits, 1)
+
+        def rows(preferred: int, times: int) -> int:
+            budget = min(max(preferred, self._worth), MOST_BYTES, self._max_bytes // times)
+            return self.portion(sizes, name, budget)
+
+        workers = self._workers or 1
+        whole = rows(MOST_BYTES if self._workers is None else WHOLE_BYTES if workers > 1 else PART_BYTES, 1)
+        whole = whole or min(self.portion(sizes, name, self._max_bytes), 1)
+        part = rows(PART_BYTES, workers) if workers > 1 else 0
+        return Portion(whole, part, workers) if part else Portion(whole, whole, 1)
 
     def portion(self, sizes: Mapping[str, int], name: str, budget: int) -> int:
         """Return the largest value of one size with which a run stays within `budget`, or 0 if 1 does not."""
@@ -125,21 +153,29 @@ class Plan:
             )
 
 
-def _part_bytes(graph: ir.Graph) -> int:
-    """Return the working memory of a part: little enough to stay in the cache, enough to be worth its start."""
+def _worth(graph: ir.Graph) -> int:
+    """Return the least working memory that is worth the start of a part."""
     weights = sum(v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None)
-    return min(max(CACHE_BYTES, WEIGHT_FACTOR * weights, NODE_BYTES * len(graph)), PART_BYTES)
+    return max(WEIGHT_FACTOR * weights, NODE_BYTES * len(graph))
 
 
-def even_parts(total: int, most: int) -> list[tuple[int, int]]:
-    """Return the bounds of the fewest parts of at most `most` each, nearly equal; of nothing, one empty part."""
+def even_parts(total: int, most: int, workers: int = 1) -> list[tuple[int, int]]:
+    """Return the bounds of the fewest parts of at most `most` each, nearly equal, that keep all workers busy; of
+    nothing, one empty part.
+    """
     count = max(math.ceil(total / most), 1)
+    count = min(math.ceil(count / workers) * workers, max(total, 1))
     bounds = [total * i // count for i in range(count + 1)]
     return list(itertools.pairwise(bounds))
 
 
 def run_in_parts(
-    session: Session, outputs: Sequence[str], feeds: Mapping[str, Any], splits: Sequence[Parts], buffers: BufferPool
+    session: Session,
+    outputs: Sequence[str],
+    feeds: Mapping[str, Any],
+    splits: Sequence[Parts],
+    results: Sequence[Array] | None = None,
+    workers: int = 1,
 ) -> list[Any]:
     """Run a model in parts and return its results in one piece.
 
@@ -148,29 +184,30 @@ def run_in_parts(
         outputs: names of the results.
         feeds: all that is fed.
         splits: what to split along.
-        buffers: where the results are to lie.
+        results: where the results are to lie; None: the first part tells what they are.
+        workers: how many parts to run side by side.
 
     Raises:
         RunError: if a part does not run, or its results are not those of a part.
     """
-    results: list[Any] = []
-    for part in itertools.product(*(bounds for _, bounds, _ in splits)):
-        portion = dict(feeds)
-        for (split, _, _), (start, stop) in zip(splits, part, strict=True):
-            for name, axis in split.inputs.items():
-                portion[name] = portion[name][_at(axis, start, stop)]
-        found = None
-        if not results:  # the first part tells the shapes
-            found = session.run(outputs, portion)
-            shapes = [_whole(array, name, splits, part) for array, name in zip(found, outputs, strict=True)]
-            results = [buffers.empty(shape, array.dtype) for shape, array in zip(shapes, found, strict=True)]
+    parts = list(itertools.product(*(bounds for _, bounds, _ in splits)))
+    if results is None:
+        first, *parts = parts
+        found = session.run(outputs, _fed(feeds, splits, first))
+        shapes = [_whole(array, name, splits, first) for array, name in zip(found, outputs, strict=True)]
+        results = [np.empty(shape, array.dtype) for shape, array in zip(shapes, found, strict=True)]
+        _put(found, results, outputs, splits, first)
+
+    def run(part: Sequence[tuple[int, int]]) -> None:
+        fed = _fed(feeds, splits, part)
         places = [result[_place(name, splits, part)] for result, name in zip(results, outputs, strict=True)]
-        if found is None and session.can_bind(portion.values(), places):
-            session.run_into(outputs, portion, places)
-            continue
-        for place, array in zip(places, found or session.run(outputs, portion), strict=True):
-            place[...] = array
-    return results
+        if session.can_bind(fed.values(), places):
+            session.run_into(outputs, fed, places)
+        else:
+            _put(session.run(outputs, fed), results, outputs, splits, part)
+
+    side_by_side(run, parts, workers)
+    return list(results)
 
 
 def run_without_rows(run: Run, feeds: Mapping[str, Any], split: Split, outputs: Sequence[str]) -> list[Any]:
@@ -191,22 +228,42 @@ def _at(axis: int, start: int, stop: int) -> tuple[slice, ...]:
     return (*(slice(None),) * axis, slice(start, stop))
 
 
+def _fed(feeds: Mapping[str, Any], splits: Sequence[Parts], part: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Return what is fed to a part."""
+    fed = dict(feeds)
+    for (split, _, _), (start, stop) in zip(splits, part, strict=True):
+        for name, axis in split.inputs.items():
+            fed[name] = fed[name][_at(axis, start, stop)]
+    return fed
+
+
+def _put(
+    found: Sequence[Any],
+    results: Sequence[Array],
+    outputs: Sequence[str],
+    splits: Sequence[Parts],
+    part: Sequence[tuple[int, int]],
+) -> None:
+    """Put what a part gave where it belongs."""
+    for array, result, name in zip(found, results, outputs, strict=True):
+        place = result[_place(name, splits, part)]
+        if array.shape != place.shape:
+            raise RunError(f"{name!r} has shape {list(array.shape)} in a part where {list(place.shape)} was expected")
+        place[...] = array
+
+
 def _place(name: str, splits: Sequence[Parts], part: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
     """Return where a part of a result lies in it."""
-    axes = {split.outputs[name]: slice(*bounds) for (split, _, _), bounds in zip(splits, part, strict=True)}
-    axes.pop(None, None)
+    split = [(s.outputs[name], slice(*bounds)) for (s, _, _), bounds in zip(splits, part, strict=True)]
+    axes = {axis: where for axis, where in split if axis is not None}
     return (*(axes.get(axis, slice(None)) for axis in range(max(axes, default=-1) + 1)), ...)
 
 
-def _whole(
-    array: Any, name: str, splits: Sequence[Parts], part: Sequence[tuple[int, int]]
-) -> list[int]:
+def _whole(array: Any, name: str, splits: Sequence[Parts], part: Sequence[tuple[int, int]]) -> list[int]:
     """Return the shape of a result of which `array` is one part."""
     shape = list(array.shape)
     for (split, _, total), (start, stop) in zip(splits, part, strict=True):
         axis = split.outputs[name]
-        if axis is not None:
-            if shape[axis] != stop - start:
-                raise RunError(f"{name!r} has {shape[axis]} rows where {stop - start} were fed")
+        if axis is not None and shape[axis] == stop - start:
             shape[axis] = total
     return shape

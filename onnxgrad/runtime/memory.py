@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph.builder import Builder
@@ -36,6 +38,7 @@ class Footprint:
 
     def __init__(self, op: Builder, inputs: Iterable[ir.Value], outputs: Sequence[ir.Value]) -> None:
         self._outputs = [extent for value in outputs if (extent := _extent(op, value)) is not None]
+        self._results = [op.tensor(value) for value in outputs]
         nodes = _live_nodes(op.model.graph, outputs)
         owner: dict[ir.Value, ir.Value] = {}
         last: dict[ir.Value, int] = {}
@@ -72,6 +75,16 @@ class Footprint:
     def shapes(self, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
         """Return the shapes of the results, as far as they follow from `sizes`."""
         return [s for _, shape in self._outputs if (s := numbers(shape, sizes)) is not None]
+
+    def arrays(self, sizes: Mapping[str, int]) -> list[tuple[tuple[int, ...], np.dtype[Any]]] | None:
+        """Return shape and type of each result, if all of them follow from `sizes`."""
+        found = []
+        for tensor in self._results:
+            shape = None if tensor is None or tensor.dtype.name == "STRING" else numbers(tensor.shape, sizes)
+            if tensor is None or shape is None:
+                return None
+            found.append((shape, np.dtype(tensor.dtype.numpy())))
+        return found
 
     def working(self, sizes: Mapping[str, int]) -> int:
         """Return the bytes that a run needs at most at once: inputs, results, and what lies in between."""

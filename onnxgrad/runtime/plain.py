@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from onnxgrad.augmentation import Augmentation
@@ -13,7 +14,7 @@ from onnxgrad.runtime.buffers import BufferPool
 from onnxgrad.runtime.chunks import Plan, even_parts, run_in_parts, run_without_rows
 from onnxgrad.runtime.feeds import Feeds
 from onnxgrad.runtime.results import arrange, layout_of
-from onnxgrad.runtime.session import Session, Settings, open_model
+from onnxgrad.runtime.session import Session, Sessions, Settings, open_model
 from onnxgrad.runtime.shortcut import Shortcut
 from onnxgrad.runtime.sources import Origin
 
@@ -40,7 +41,9 @@ class Plain:
         self._feeds = Feeds(described.inputs, origin.columns)
         self._origin = origin
         self._max_bytes = max_bytes
-        self._session = _open(origin, settings)
+        self._sessions = Sessions(partial(_open, origin), settings)
+        self._workers = settings.workers
+        self._session = self._sessions.get()
         self._buffers = BufferPool()
         self._shortcut = Shortcut(self._feeds.names, self._outputs)
         self._derived = KEY in origin.model.metadata_props  # a small input may then have wide results
@@ -74,13 +77,17 @@ class Plain:
         split = plan.rows
         if split is None:
             return self._run(feeds)
-        rows, fit = sizes[split.size], max(plan.at_once(sizes), 1)
+        rows, (whole, part, workers) = sizes[split.size], plan.at_once(sizes)
         if rows == 0:
             return run_without_rows(self._run, feeds, split, self._outputs)
-        if rows <= fit:
+        if rows <= max(whole, 1):
             return self._run(feeds)
+        known = plan.footprint.arrays(sizes)
+        results = None if known is None else [self._buffers.empty(*array) for array in known]
+        parts = even_parts(rows, max(part, 1), workers)
+        session = self._sessions.get(alone=workers > 1)
         try:
-            return run_in_parts(self._session, self._outputs, feeds, [(split, even_parts(rows, fit), rows)], self._buffers)
+            return run_in_parts(session, self._outputs, feeds, [(split, parts, rows)], results, workers)
         except RunError:
             return self._run(feeds)  # a constant in the model may be made for just so many rows
 
@@ -101,7 +108,7 @@ class Plain:
             return None
         graph = augmentation.model.graph
         inputs = [v for v in graph.inputs if not v.is_initializer()]
-        plan = Plan(augmentation.op, inputs, list(graph.outputs), self._max_bytes)
+        plan = Plan(augmentation.op, inputs, list(graph.outputs), self._max_bytes, self._workers)
         self._looked = plan, Feeds(signature(augmentation.model).inputs)
         return self._looked
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxgrad.augmentation import Augmentation
 from onnxgrad.errors import FeedError, MemoryBoundError, RunError, UnknownNameError
@@ -21,7 +20,7 @@ from onnxgrad.runtime.plain import Plain
 from onnxgrad.runtime.request import SEEDS, SPOKEN, Request
 from onnxgrad.runtime.results import arrange, layout_of, paths_of
 from onnxgrad.runtime.rows import Split
-from onnxgrad.runtime.session import Session, Settings, open_model
+from onnxgrad.runtime.session import Sessions, Settings, open_model
 from onnxgrad.runtime.shortcut import Shortcut
 from onnxgrad.runtime.sources import Origin
 from onnxgrad.runtime.wide import jacobians_by_seeds
@@ -86,13 +85,10 @@ class Program:
         if request.seeds:
             split = Split(SEEDS, dict.fromkeys(self.seed_inputs.values(), 0), dict.fromkeys(self.outputs[count:], 0))
         inputs = [v for v in model.graph.inputs if not v.is_initializer()]
-        self.plan = Plan(augmentation.op, inputs, outputs, max_bytes, split)
-        self._model: ir.Model | None = model
-        self._settings = settings
-        self._session: Session | None = None
+        self.plan = Plan(augmentation.op, inputs, outputs, max_bytes, settings.workers, split)
+        self._sessions = Sessions(partial(open_model, model), settings)
         self._buffers = BufferPool()
         self._shortcut = Shortcut([*self._feeds.names, *self.seed_inputs.values()], self.outputs)
-        self._lock = threading.Lock()
 
     @property
     def seed_dtype(self) -> np.dtype[Any]:
@@ -168,47 +164,41 @@ class Program:
         """
         sizes = self._sizes.sizes(feeds)
         plan = self.plan
-        fit = plan.at_once(sizes)
+        whole, part, workers = plan.at_once(sizes)
         rows = 1 if plan.rows is None else sizes[plan.rows.size]
-        if rows <= fit:
+        if rows <= whole:
             if rows == 0 and plan.rows is not None:
                 return run_without_rows(self.run_at_once, feeds, plan.rows, self.outputs)
-            results = self.run_at_once(feeds)
-            if self._session is not None:
-                self._shortcut.offer(self._session, feeds, results)
-            return results
+            found = self.run_at_once(feeds)
+            self._shortcut.offer(self._sessions.get(), feeds, found)
+            return found
         plan.check_results(sizes, f"the {SPOKEN[self.request.kind]}")
-        if fit == 0 and self.request.kind == "jacobian" and not plan.draws:
+        if whole == 0 and self.request.kind == "jacobian" and not plan.draws:
             derived = jacobians_by_seeds(self, feeds, sizes)
             return [*(self.plain().run(feeds) if self.request.values else ()), *derived]
         splits: list[Parts] = []
         least = dict(sizes)
         if plan.rows is not None:
-            splits.append((plan.rows, even_parts(rows, max(fit, 1)), rows))
+            splits.append((plan.rows, even_parts(rows, max(part, 1), workers), rows))
             least[plan.rows.size] = 1
-        if fit == 0:
+        if whole == 0:
             seeds = 0 if plan.seeds is None else plan.portion(least, SEEDS, self.max_bytes)
             if plan.seeds is None or seeds == 0:
                 raise self.too_large(least)
             splits.append((plan.seeds, even_parts(sizes[SEEDS], seeds), sizes[SEEDS]))
+        known = plan.footprint.arrays(sizes)
+        results = None if known is None else [self._buffers.empty(*array) for array in known]
+        session = self._sessions.get(alone=workers > 1)
         try:
-            return run_in_parts(self._opened(), self.outputs, feeds, splits, self._buffers)
+            return run_in_parts(session, self.outputs, feeds, splits, results, workers)
         except RunError:
-            if fit == 0:
+            if whole == 0:
                 raise
             return self.run_at_once(feeds)  # a constant in the model may be made for just so many rows
 
     def run_at_once(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Return the outputs of one run."""
-        return (self._session or self._opened()).run(self.outputs, feeds)
-
-    def _opened(self) -> Session:
-        """Return the session, which is made late: a Jacobian that is too wide at once never needs it."""
-        with self._lock:
-            if self._model is not None:
-                self._session, self._model = open_model(self._model, self._settings), None
-            assert self._session is not None
-            return self._session
+        return self._sessions.get().run(self.outputs, feeds)  # made late: what is too wide at once never needs it
 
     def too_large(self, least: Mapping[str, int]) -> MemoryBoundError:
         """Return the error for work of which the least part, with the given sizes, exceeds the bound."""

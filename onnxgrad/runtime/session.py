@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -17,12 +18,15 @@ from onnxgrad.errors import RunError
 from onnxgrad.model.read import read
 from onnxgrad.model.tensors import tensors_of
 from onnxgrad.model.write import serialize, to_proto, write
+from onnxgrad.runtime.parallel import cores
 
 #: A provider's name, or its name and options.
 Provider = str | tuple[str, Mapping[str, Any]]
 #: onnxruntime's options: the object; by name (attributes, and configuration entries with a dot); or a function that
 #: makes them.
 SessionOptions: TypeAlias = "ort.SessionOptions | Mapping[str, Any] | Callable[[], ort.SessionOptions]"
+
+_CPU = "CPUExecutionProvider"
 
 #: Models with more weights than this are not handed over as bytes.
 _SERIALIZED_LIMIT = 1_800_000_000
@@ -85,6 +89,20 @@ class Settings:
                 raise ValueError(f"onnxruntime's session options have no attribute {name!r}")
         return options
 
+    @property
+    def workers(self) -> int | None:
+        """Number of threads that work on an operator, which could each run a model instead; None: it is not known."""
+        given = self.session_options or {}
+        on_cpu = self.providers is None or [p if isinstance(p, str) else p[0] for p in self.providers] == [_CPU]
+        if not on_cpu or not isinstance(given, Mapping):
+            return None
+        return int(given.get("intra_op_num_threads", self.threads or 0)) or cores()
+
+    def alone(self) -> Settings:
+        """Return the same settings, but one thread."""
+        given = cast("Mapping[str, Any]", self.session_options or {})
+        return replace(self, threads=None, session_options={**given, "intra_op_num_threads": 1})
+
     def __getstate__(self) -> dict[str, Any]:
         if isinstance(self.session_options, ort.SessionOptions):
             raise TypeError(
@@ -111,7 +129,7 @@ class Session:
         providers = settings.providers
         if providers is None:
             kept = getattr(options, "has_providers", bool)()
-            providers = None if kept else ["CPUExecutionProvider"]
+            providers = None if kept else [_CPU]
         if folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         try:
@@ -123,7 +141,7 @@ class Session:
         # what is fed is checked already, so it goes past the checks of onnxruntime's class, which take a microsecond
         inner = getattr(self._session, "_sess", self._session)
         self._run, self._run_bound = inner.run, inner.run_with_iobinding
-        self._on_cpu = self._session.get_providers() == ["CPUExecutionProvider"]
+        self._on_cpu = self._session.get_providers() == [_CPU]
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """Return the named outputs.
@@ -170,6 +188,30 @@ class Session:
                 raise _explained("failed", error) from error
 
         return run
+
+
+class Sessions:
+    """The sessions of one model, each made when it is asked for.
+
+    Args:
+        make: makes a session.
+        settings: how.
+    """
+
+    def __init__(self, make: Callable[[Settings], Session], settings: Settings) -> None:
+        self._make, self._settings = make, settings
+        self._lock = threading.Lock()
+        self._made: dict[bool, Session] = {}
+
+    def get(self, alone: bool = False) -> Session:
+        """Return the session; `alone`: one whose runs take one thread each, and go side by side."""
+        session = self._made.get(alone)
+        if session is None:
+            with self._lock:
+                session = self._made.get(alone)
+                if session is None:
+                    session = self._made[alone] = self._make(self._settings.alone() if alone else self._settings)
+        return session
 
 
 def open_model(model: ir.Model, settings: Settings) -> Session:
