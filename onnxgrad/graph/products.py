@@ -7,9 +7,9 @@ the model,
 - common factors are taken out of sums: ``c · a + c · b = c · (a + b)``, so that an activation that was exported as
   several operators (a GELU, a SiLU) comes to one product of a cotangent with a derivative that no seed enlarges;
 - what is small is multiplied first: ``(c · a) · b = c · (a · b)``, numbers above all;
-- what is constant along the rows goes into a constant matrix: ``(a @ M) · s = a @ (M · s)``, and so does the
-  subtraction of a mean: ``a @ M - mean(a @ M) = a @ (M - mean(M))``. Runtimes compute such a matrix once, as they do
-  with its transpose.
+- what is constant along the rows goes into a constant matrix: ``(a @ M) · s = a @ (M · s)``,
+  ``(a · s) @ M = a @ (sᵀ · M)``, and so does the subtraction of a mean: ``a @ M - mean(a @ M) = a @ (M - mean(M))``.
+  Runtimes compute such a matrix once, as they do with its transpose.
 
 The products are taken in another order then, which changes no more than rounding as long as each is in range. So it is
 done in float32 and float64 only.
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Products of more factors stay as they are.
 _MOST_FACTORS = 16
+#: Number of elements up to which a matrix may become one for each seed.
+_LARGE = 2**16
 _DTYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
@@ -58,10 +60,11 @@ class _Writer:
         self.results = set(results)
         self.own = set(nodes)  # those of the model itself stay as they are
         self.written: list[ir.Node] = []
+        self.rewrites = {"Add": self.sum, "Sub": self.difference, "Mul": self.product, "MatMul": self.scaled_rows}
 
     def write(self, node: ir.Node) -> None:
         """Add a node to the result, behind what it is to read instead."""
-        rewrite = {"Add": self.sum, "Sub": self.difference, "Mul": self.product}.get(node.op_type)
+        rewrite = self.rewrites.get(node.op_type)
         if rewrite is not None and not node.domain and self.tensor(node.outputs[0]).dtype in _DTYPES:
             scope = (node.name or "").rpartition("/")[0]
             with self.op.body() as new, self.op.unshared(), self.op.named_after(scope):
@@ -149,6 +152,22 @@ class _Writer:
                 return [self.op.MatMul(a, matrix * scale).value, *_without(others, scales)]
         return None
 
+    def scaled_rows(self, node: ir.Node) -> None:
+        """``(a · s) @ M = a @ (sᵀ · M)`` for constants s and M, if that is no much larger matrix."""
+        rows, matrix = (self.tensor(v) for v in _inputs(node))
+        factors = self.factors(rows.value)
+        if not self.is_matrix(matrix) or not 1 < len(factors) <= _MOST_FACTORS:
+            return
+        scales = [v for v in factors if self.scales_rows(v, rows)]
+        others = _without(factors, scales)
+        if not scales or not others:
+            return
+        rest, scale = self.multiplied(others), self.multiplied(scales)
+        column = self.op.reshape(scale, (*scale.shape[:-2], *scale.shape[-1:], 1))
+        size = elements(broadcast(column.shape, matrix.shape))
+        if rest.rank > 1 and rest.shape[-2:] == rows.shape[-2:] and size <= max(elements(matrix.shape), _LARGE):
+            self.op.become(node, "MatMul", [rest, column * matrix])
+
     # --- what is there -------------------------------------------------------------------------------
 
     def tensor(self, value: ir.Value) -> Tensor:
@@ -200,6 +219,12 @@ class _Writer:
         x = self.tensor(value)
         columns = x.shape[-1:] == product.shape[-1:] and elements(x.shape[:-1]) == 1
         return (columns or elements(x.shape) == 1) and x.rank <= product.rank and self.op.is_fixed(x)
+
+    def scales_rows(self, value: ir.Value, rows: Tensor) -> bool:
+        """Whether a factor is constant, and the same for all rows."""
+        x = self.tensor(value)
+        same = x.rank < 2 or x.shape[-2] == 1
+        return same and x.shape[-1:] in ((), (1,), rows.shape[-1:]) and self.op.is_fixed(x)
 
     # --- the order -----------------------------------------------------------------------------------
 

@@ -330,6 +330,47 @@ def transpose_transpose(op: Builder, operands: Operands, attrs: dict[str, Any]) 
     return op.reshape(x, [x.shape[i] for i in order]) if moved == sorted(moved) else None
 
 
+def transpose_product(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor | None:
+    """``(aᵀ @ b)ᵀ = bᵀ @ a``: of products of what varies, which take a transposed factor as it is."""
+    (x,) = _tensors(operands)
+    order = list(attrs.get("perm", reversed(range(x.rank))))
+    if x.rank < 2 or order != [*range(x.rank - 2), x.rank - 1, x.rank - 2]:
+        return None
+    return _transposed_product(op, x)
+
+
+def _transposed_product(op: Builder, x: Tensor) -> Tensor | None:
+    """Return the transpose of a product, or of a multiple of one, if one of the factors is there transposed."""
+    reshaped, multiple, product = (_emitted(op, x, op_type) for op_type in ("Reshape", "Mul", "MatMul"))
+    if reshaped is not None:
+        inner = op.tensor(reshaped.inputs[0])
+        if inner is None or inner.shape[-2:] != x.shape[-2:]:
+            return None
+        found = _transposed_product(op, inner)
+        return None if found is None else op.reshape(found, (*x.shape[:-2], x.shape[-1], x.shape[-2]))
+    if multiple is not None:
+        a, b = (op.tensor(v) for v in multiple.inputs)
+        for inner, factor in ((a, b), (b, a)):
+            if inner is not None and factor is not None and size_of(factor.shape) == 1 and inner.rank == x.rank:
+                found = _transposed_product(op, inner)
+                return None if found is None else found * factor
+    if product is not None:
+        a, b = (op.tensor(v) for v in product.inputs)
+        if a is None or b is None or min(a.rank, b.rank) < 2 or op.is_fixed(a) or op.is_fixed(b):
+            return None
+        if _is_there_transposed(op, a) or _is_there_transposed(op, b):
+            return op.MatMul(op.swap(b), op.swap(a))
+    return None
+
+
+def _is_there_transposed(op: Builder, x: Tensor) -> bool:
+    if _emitted(op, x, "Transpose") is None:
+        return False
+    before = len(op.nodes)
+    op.swap(x)
+    return len(op.nodes) == before
+
+
 def reshape_known(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor | None:
     """A `Reshape` whose result has a known shape is `reshape` to that shape."""
     x, target = _two(operands)
@@ -415,7 +456,7 @@ REWRITES: dict[str, tuple[Rewrite, ...]] = {
     "Cast": (cast_same,),
     "MatMul": (matmul_identity, matmul_zero, matmul_spread),
     "Einsum": (einsum_spread,),
-    "Transpose": (transpose_spread, transpose_transpose),
+    "Transpose": (transpose_spread, transpose_transpose, transpose_product),
     "Reshape": (reshape_known,),
     "Pad": (pad_all_axes,),
     "ReduceSum": (sum_spread,),

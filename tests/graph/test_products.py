@@ -18,7 +18,7 @@ from tests.harness import Runner
 
 X = np.linspace(-3, 3, 24).reshape(4, 6)
 RNG = np.random.default_rng(0)
-W, V = RNG.normal(size=(6, 5)), RNG.normal(size=(5, 6))
+W, V, U = RNG.normal(size=(6, 5)), RNG.normal(size=(5, 6)), RNG.normal(size=(6, 6))
 
 
 def model(
@@ -93,11 +93,14 @@ ACTIVATIONS: dict[str, tuple[Sequence[onnx.NodeProto], Mapping[str, float], Any]
 def test_a_cotangent_is_multiplied_with_one_derivative(name: str) -> None:
     """Whatever an activation is made of, only one product has the size of the seeds."""
     nodes, weights, slope = ACTIVATIONS[name]
-    proto = after_a_layer(nodes, **weights)
+    proto = after_a_layer(nodes, **weights, last=U)
+    proto.graph.node[-1].output[0] = "g"
+    proto.graph.node.extend([node("Tanh", "g", "second"), node("MatMul", "second last")])
     derived = onnxgrad.jacobian(proto, mode="reverse", batched=True)
-    expected = np.einsum("ik,nk,kj->nji", W, slope(X @ W), V)
     (record,) = onnxgrad.derivatives(derived)
-    found = Runner(derived)({"x": X})[record.output]
+    results = Runner(derived)({"x": X})
+    found, t = results[record.output], np.linalg.solve(U.T, results["y"].T).T
+    expected = np.einsum("ik,nk,km,nm,mj->nji", W, slope(X @ W), V, 1 - t**2, U)
     # terms of up to 1e2 cancel in float64
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
     typed = onnx.shape_inference.infer_shapes(derived, data_prop=True)
@@ -128,6 +131,30 @@ def test_a_scale_with_more_axes_gives_them_to_the_result() -> None:
     proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.DOUBLE, [1, "N", 6]))
     found = Runner(onnxgrad.jvp(proto))({"x": X, "fwd_x": X})
     np.testing.assert_allclose(found["fwd_y"], 2 * (X @ (W @ V))[None], rtol=1e-12, atol=1e-13)
+
+
+def test_a_row_of_weights_goes_into_the_next_matrix() -> None:
+    """The Jacobian of a network with one hidden layer takes no product with the last layer's weights."""
+    proto = after_a_layer([node("Tanh", "h", "z")])
+    derived = onnxgrad.jacobian(proto, mode="reverse", batched=True, keep_outputs=False)
+    assert [n.op_type for n in computed(derived)][2:] == ["Mul", "Sub", "MatMul", "Transpose"]
+    (found,) = Runner(derived)({"x": X}).values()
+    expected = np.einsum("ik,nk,kj->nji", W, 1 - np.tanh(X @ W) ** 2, V)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_no_matrix_becomes_a_large_one_for_each_seed() -> None:
+    wide = RNG.normal(size=(6, 300)), RNG.normal(size=(300, 300))
+    nodes = [node("MatMul", "x w", "h"), node("Tanh", "h", "z"), node("MatMul", "z v")]
+    proto = model(nodes, columns=300, w=wide[0], v=wide[1])
+    derived = onnx.shape_inference.infer_shapes(onnxgrad.jacobian(proto, mode="reverse", batched=True))
+    known = {n for each in derived.graph.node for n in each.output} - {n for e in computed(derived) for n in e.output}
+    sizes = [
+        np.prod([d.dim_value for d in v.type.tensor_type.shape.dim])
+        for v in derived.graph.value_info
+        if v.name in known
+    ]
+    assert max(sizes) == 300 * 300
 
 
 def test_a_scale_of_rows_stays() -> None:

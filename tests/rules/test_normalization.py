@@ -308,3 +308,32 @@ def test_samples_in_a_scale_of_layer_normalization() -> None:
     case = Case(LAYER, [x, normal(2, 1, 3)])
     run = Runner(onnxgrad.jacobian(make_model(case), "y0", "x1", batched=True))
     assert run({"x0": x, "x1": normal(2, 1, 3)})["jac_y0_x1"].shape == (2, 4, 3, 1, 3)
+
+
+# --- attention written out ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_sum_along_rows_of_attention_is_taken_over_what_is_narrow(transposed: bool) -> None:
+    """``Σⱼ p̄ᵢⱼ pᵢⱼ = Σₖ ōᵢₖ oᵢₖ``: with 6 keys, and values of width 2, which come transposed or not."""
+    shapes = {"s": [3, 5, 6], "v": [3, 2, 6] if transposed else [3, 6, 2], "o": [3, 5, 2]}
+    ports = {k: onnx.helper.make_tensor_value_info(k, onnx.TensorProto.DOUBLE, shape) for k, shape in shapes.items()}
+    nodes = [onnx.helper.make_node("Softmax", ["s"], ["p"], axis=-1)]
+    if transposed:
+        nodes.append(onnx.helper.make_node("Transpose", ["v"], ["w"], perm=[0, 2, 1]))
+    nodes.append(onnx.helper.make_node("MatMul", ["p", "w" if transposed else "v"], ["o"]))
+    graph = onnx.helper.make_graph(nodes, "g", [ports["s"], ports["v"]], [ports["o"]])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+    derived = onnx.shape_inference.infer_shapes(onnxgrad.vjp(model))
+    (summed,) = [n.input[0] for n in derived.graph.node if n.op_type == "ReduceSum"]
+    (shape,) = [v.type.tensor_type.shape for v in derived.graph.value_info if v.name == summed]
+    assert shape.dim[-1].dim_value == 2
+
+    s, v, ct = normal(3, 5, 6), normal(*shapes["v"]), normal(3, 5, 2)
+    found = Runner(derived)({"s": s, "v": v, "adj_o": ct})
+    v = v.swapaxes(1, 2) if transposed else v
+    p = np.exp(s) / np.exp(s).sum(-1, keepdims=True)
+    p_ct = ct @ v.swapaxes(1, 2)
+    np.testing.assert_allclose(found["adj_s"], p * (p_ct - (p_ct * p).sum(-1, keepdims=True)), rtol=1e-12, atol=1e-14)
+    v_ct = p.swapaxes(1, 2) @ ct
+    np.testing.assert_allclose(found["adj_v"], v_ct.swapaxes(1, 2) if transposed else v_ct, rtol=1e-12, atol=1e-14)
