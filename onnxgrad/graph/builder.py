@@ -165,6 +165,12 @@ class Builder:
     def _type_node(self, node: ir.Node) -> Tensor | None:
         """Find the types of a node's outputs; return the tensor that is its output instead, if there is one."""
         inputs = tuple(None if v is None else self._tensors.get(v) for v in node.inputs)
+        if node.op_type == "CastLike" and not node.domain and inputs[1] is not None:
+            # of constants it is one only then: onnxruntime (1.32) takes a bias that is cast to the type of an input for
+            # one that varies, and the convolution out of its blocked layout
+            node.attributes["to"] = ir.AttrInt64("to", inputs[1].dtype.value)
+            node.op_type, inputs = "Cast", inputs[:1]
+            node.resize_inputs(1)
         attrs = python_attributes(node)
         found: Sequence[operands.Type | None] = [None] * len(node.outputs)
         if flow.is_flow(node) or None not in (t for t, v in zip(inputs, node.inputs, strict=True) if v is not None):

@@ -154,3 +154,16 @@ def test_a_factor_of_channels_goes_into_the_kernel_however_deep_the_network_is()
     np.testing.assert_array_equal(np.ravel(Runner(added)(point)["adj_x"]), [2, 3])
     # the kernel has the factor: the cotangent comes as it is
     assert any(n.op_type in ("Conv", "ConvTranspose") and n.input[0] == "adj_y" for n in added.graph.node)
+
+
+def test_a_cast_to_the_type_of_an_input_is_one_of_a_constant() -> None:
+    """As in the bias of zeros that PyTorch's exporter writes for a convolution."""
+    nodes = [node("CastLike", "zero x", "cast"), node("Add", "x cast")]
+    proto = model(nodes)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float64(3), "zero"))
+    derived = onnxgrad.jvp(proto)
+    (cast,) = [n for n in derived.graph.node if "Cast" in n.op_type]
+    assert (cast.op_type, list(cast.input)) == ("Cast", ["zero"])
+    found = Runner(derived)({"x": X.astype(np.float32), "fwd_x": np.ones(8, np.float32)})
+    np.testing.assert_array_equal(found["y"], X.astype(np.float32) + 3)
+    np.testing.assert_array_equal(found["fwd_y"], np.ones(8))
