@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import Dim, Shape, size_of
+from onnxgrad.graph.forms import POSITIONS
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 
@@ -43,7 +44,11 @@ def scatter_add(op: Builder, ct: Tensor, positions: Tensor, size: Dim) -> Tensor
         ct = op.cast(ct, ir.DataType.FLOAT)
     lead = ct.shape[:-1]
     zeros = op.full((*lead, size), 0, ct.dtype)
-    return op.ScatterElements(zeros, op.spread(positions, ct.shape), ct, axis=-1, reduction="add")
+    result = op.ScatterElements(zeros, op.spread(positions, ct.shape), ct, axis=-1, reduction="add")
+    node = result.value.producer()
+    if node is not None:
+        node.meta[POSITIONS] = positions
+    return result
 
 
 def moved_back(op: Builder, node: Node, ct: Tensor, others: Sequence[Tensor | None] | None = None) -> Tensor:

@@ -167,3 +167,40 @@ def test_a_cast_to_the_type_of_an_input_is_one_of_a_constant() -> None:
     found = Runner(derived)({"x": X.astype(np.float32), "fwd_x": np.ones(8, np.float32)})
     np.testing.assert_array_equal(found["y"], X.astype(np.float32) + 3)
     np.testing.assert_array_equal(found["fwd_y"], np.ones(8))
+
+
+def picking(then: Sequence[onnx.NodeProto], dtype: int = TensorProto.FLOAT, columns: int = 8) -> onnx.ModelProto:
+    """Return a model that picks columns 3, 1, 3 and -1 of ``x``, of shape ``(N, columns)``, as ``p``."""
+    proto = model([node("Gather", "x index", "p", axis=1), *then], dtype)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([3, 1, 3, -1]), "index"))
+    for port, size in ((proto.graph.input[0], columns), (proto.graph.output[0], 4)):
+        port.CopyFrom(helper.make_tensor_value_info(port.name, dtype, ["N", size]))
+    return proto
+
+
+PICKED = np.array([[0, 1, 0, 2, 0, 0, 0, 1]])
+
+
+def test_sums_at_few_positions_are_a_product() -> None:
+    proto = picking([node("Tanh", "p")])
+    derived = onnxgrad.vjp(proto)
+    assert not {"ScatterElements", "ScatterND"} & operators(derived).keys()
+    found = Runner(derived)({"x": np.zeros((1, 8), np.float32), "adj_y": np.ones((1, 4), np.float32)})["adj_x"]
+    np.testing.assert_array_equal(found, PICKED)
+
+
+@pytest.mark.parametrize(
+    "proto",
+    [picking([node("Tanh", "p")], columns=65), picking([node("Tanh", "p")], TensorProto.FLOAT16)],
+    ids=["of many columns", "in half precision"],
+)
+def test_other_sums_are_scattered(proto: onnx.ModelProto) -> None:
+    assert "ScatterElements" in operators(onnxgrad.vjp(proto))
+
+
+def test_no_infinity_gets_into_other_columns() -> None:
+    derived = onnxgrad.vjp(picking([node("Sqrt", "p")]))
+    assert "ScatterElements" in operators(derived)
+    x = np.array([[4, 0, 4, 4, 4, 4, 4, 4]], np.float32)
+    found = Runner(derived)({"x": x, "adj_y": np.ones((1, 4), np.float32)})["adj_x"]
+    np.testing.assert_array_equal(found, [[0, np.inf, 0, 0.5, 0, 0, 0, 0.25]])

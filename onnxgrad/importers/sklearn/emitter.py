@@ -164,6 +164,17 @@ class Emitter:
             return x
         return self.op.Gather(x, chosen, axis=1)
 
+    def picked(self, x: Tensor, chosen: Iterable[int]) -> Tensor:
+        """Return columns as `columns` does, of a matrix of finite numbers.
+
+        Where it has few, by a product with a matrix of zeros and ones: onnxruntime (1.32) takes 3 ns for each number
+        that it gathers along rows.
+        """
+        chosen, n = list(chosen), int(x.shape[1])
+        if n > 64 or n * len(chosen) > 2**14 or chosen == list(range(n)):
+            return self.columns(x, chosen)
+        return x @ self.constant(np.eye(n)[:, chosen])
+
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Return matrices side by side."""
         return parts[0] if len(parts) == 1 else self.op.Concat(*parts, axis=1)

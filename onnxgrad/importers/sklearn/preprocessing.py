@@ -213,9 +213,9 @@ def polynomial(g: Emitter, model: Any, x: Given) -> Tensor:
         if degree == 0:
             parts.append(g.op.spread(g.constant([[1.0]]), (x.shape[0], 1)))
             continue
-        product = g.columns(x, factors[:, 0])
+        product = g.picked(x, factors[:, 0])
         for place in range(1, degree):
-            product = product * g.columns(x, factors[:, place])
+            product = product * g.picked(x, factors[:, place])
         parts.append(product)
     order = np.argsort(np.argsort(degrees, kind="stable"), kind="stable")
     return g.columns(g.join(parts), order)
