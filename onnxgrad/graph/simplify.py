@@ -371,6 +371,35 @@ def _is_there_transposed(op: Builder, x: Tensor) -> bool:
     return len(op.nodes) == before
 
 
+def concat_transposed(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor | None:
+    """``[flat(aᵀ), flat(bᵀ)] = flat([a, b]ᵀ)`` along the last axis, into which `flat` joins the last two.
+
+    So the heads of attention go back, if queries, keys and values come from one product.
+    """
+    tensors = _tensors(operands)
+    parts = [part for x in tensors if (part := _flat_transpose_of(op, x)) is not None]
+    if not 1 < len(parts) == len(tensors) or attrs["axis"] % tensors[0].rank != tensors[0].rank - 1:
+        return None
+    sources, orders = [source for source, _ in parts], [order for _, order in parts]
+    order = orders[0]
+    if orders.count(order) < len(orders) or len({s.shape[order[-1]] for s in sources}) > 1:
+        return None
+    moved = op.Transpose(op.Concat(*sources, axis=order[-2] - len(order)), perm=order)
+    return op.reshape(moved, (*moved.shape[:-2], op.product(*moved.shape[-2:])))
+
+
+def _flat_transpose_of(op: Builder, x: Tensor) -> tuple[Tensor, list[int]] | None:
+    """Return a, and the order of axes, if x is a transpose of a with the last two axes joined."""
+    reshaped = _emitted(op, x, "Reshape")
+    inner = None if reshaped is None else op.tensor(reshaped.inputs[0])
+    node = None if inner is None else _emitted(op, inner, "Transpose")
+    if inner is None or node is None or inner.rank < 2 or "perm" not in node.attributes:
+        return None
+    source = op.tensor(node.inputs[0])
+    joined = (*inner.shape[:-2], op.product(*inner.shape[-2:]))
+    return None if source is None or x.shape != joined else (source, list(node.attributes["perm"].as_ints()))
+
+
 def reshape_known(op: Builder, operands: Operands, attrs: dict[str, Any]) -> Tensor | None:
     """A `Reshape` whose result has a known shape is `reshape` to that shape."""
     x, target = _two(operands)
@@ -457,6 +486,7 @@ REWRITES: dict[str, tuple[Rewrite, ...]] = {
     "MatMul": (matmul_identity, matmul_zero, matmul_spread),
     "Einsum": (einsum_spread,),
     "Transpose": (transpose_spread, transpose_transpose, transpose_product),
+    "Concat": (concat_transposed,),
     "Reshape": (reshape_known,),
     "Pad": (pad_all_axes,),
     "ReduceSum": (sum_spread,),

@@ -79,7 +79,7 @@ elementwise("Tanh", lambda op, y, x: 1 - y * y, versions=(13,))  # as |y| → 1,
 elementwise("Asinh", lambda op, y, x: op.Reciprocal(op.Sqrt(1 + x * x)), versions=(9, 22))
 elementwise("Acosh", lambda op, y, x: op.Reciprocal(op.Sqrt((x - 1) * (x + 1))), versions=(9, 22))
 elementwise("Atanh", lambda op, y, x: op.Reciprocal((1 - x) * (1 + x)), versions=(9, 22))
-elementwise("Erf", lambda op, y, x: op.Exp(-x * x) * (2 / math.sqrt(math.pi)), versions=(13,))
+elementwise("Erf", lambda op, y, x: op.Exp(math.log(2 / math.sqrt(math.pi)) - x * x), versions=(13,))  # 2/√π exp(-x²)
 
 # --- activations -----------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -36,6 +37,16 @@ def evaluate(build: Callable[..., Tensor]) -> tuple[np.ndarray, list[str], Tenso
 A, B, ROW = FEEDS["a"], FEEDS["b"], FEEDS["row"]
 EYE = np.eye(3)
 
+
+def heads(op: Any, b: Any) -> list[Any]:
+    """Return two tensors of shape ``(2, 3, 5)``."""
+    if op is None:
+        both = np.stack([b, b])
+        return [both, np.exp(both)]
+    both = op.Concat(op.reshape(b, (1, 3, 5)), op.reshape(b, (1, 3, 5)), axis=0)
+    return [both, op.Exp(both)]
+
+
 #: what is built | what it is | what is written for it
 CASES = [
     ("a+0", lambda op, a, b, row: a + 0.0, A, []),
@@ -58,6 +69,12 @@ CASES = [
         lambda op, a, b, row: op.swap(op.reshape((op.swap(b) @ op.swap(a)) * 2.0, (1, 5, "N"))),
         2 * (A @ B)[None],
         ["MatMul", "Mul", "Reshape"],
+    ),
+    (
+        "concat-of-transposes",
+        lambda op, a, b, row: op.Concat(*(op.reshape(op.swap(x, -3, -2), (3, 10)) for x in heads(op, b)), axis=-1),
+        np.concatenate([h.swapaxes(0, 1).reshape(3, 10) for h in heads(None, B)], axis=1),
+        ["Reshape", "Concat", "Exp", "Concat", "Transpose", "Reshape"],
     ),
     ("transpose-of-another", lambda op, a, b, row: op.swap(a @ b), (A @ B).T, ["MatMul", "Transpose"]),
     ("transpose-of-ones", lambda op, a, b, row: op.swap(op.unsqueeze(row, [-1])), ROW[None], ["Reshape"]),
