@@ -208,7 +208,18 @@ class _Writer:
                 found.append(value)
             else:
                 pending += parts[::-1]
-        return found
+        return self.with_known(found)
+
+    def with_known(self, factors: list[ir.Value]) -> list[ir.Value]:
+        """Return factors with the product of two in their place where the model itself computes it, as a SiLU does."""
+        for a in factors:
+            for node in a.consumers():
+                product = node.outputs[0]
+                pair = _inputs(node)
+                known = node not in self.own and node.graph is self.op.model.graph and product not in factors
+                if known and node.op_type == "Mul" and not node.domain and not Counter(pair) - Counter(factors):
+                    return self.with_known([*_without(factors, pair), product])
+        return factors
 
     def is_matrix(self, x: Tensor) -> bool:
         """Whether a tensor is a constant matrix."""
