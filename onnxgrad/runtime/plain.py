@@ -85,7 +85,7 @@ class Plain:
         known = plan.footprint.arrays(sizes)
         results = None if known is None else [self._buffers.empty(*array) for array in known]
         parts = even_parts(rows, max(part, 1), workers)
-        session = self._sessions.get(alone=workers > 1)
+        session = self._sessions.get("alone" if workers > 1 else "as set")
         try:
             return run_in_parts(session, self._outputs, feeds, [(split, parts, rows)], results, workers)
         except RunError:

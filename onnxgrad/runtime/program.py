@@ -16,6 +16,7 @@ from onnxgrad.runtime.buffers import BufferPool
 from onnxgrad.runtime.chunks import Parts, Plan, even_parts, run_in_parts, run_without_rows
 from onnxgrad.runtime.feeds import Feeds, Slot, is_frame, take
 from onnxgrad.runtime.memory import in_bytes, numbers
+from onnxgrad.runtime.packing import multiplies_rows
 from onnxgrad.runtime.plain import Plain
 from onnxgrad.runtime.request import SEEDS, SPOKEN, Request
 from onnxgrad.runtime.results import arrange, layout_of, paths_of
@@ -87,6 +88,7 @@ class Program:
         inputs = [v for v in model.graph.inputs if not v.is_initializer()]
         self.plan = Plan(augmentation.op, inputs, outputs, max_bytes, settings.workers, split)
         self._sessions = Sessions(partial(open_model, model), settings)
+        self._row_by_row = settings.workers is not None and multiplies_rows(augmentation.op, self.plan.rows)
         self._buffers = BufferPool()
         self._shortcut = Shortcut([*self._feeds.names, *self.seed_inputs.values()], self.outputs)
 
@@ -169,8 +171,9 @@ class Program:
         if rows <= whole:
             if rows == 0 and plan.rows is not None:
                 return run_without_rows(self.run_at_once, feeds, plan.rows, self.outputs)
-            found = self.run_at_once(feeds)
-            self._shortcut.offer(self._sessions.get(), feeds, found)
+            session = self._sessions.get("unpacked" if rows == 1 and self._row_by_row else "as set")
+            found = session.run(self.outputs, feeds)
+            self._shortcut.offer(session, feeds, found)
             return found
         plan.check_results(sizes, f"the {SPOKEN[self.request.kind]}")
         if whole == 0 and self.request.kind == "jacobian" and not plan.draws:
@@ -188,7 +191,7 @@ class Program:
             splits.append((plan.seeds, even_parts(sizes[SEEDS], seeds), sizes[SEEDS]))
         known = plan.footprint.arrays(sizes)
         results = None if known is None else [self._buffers.empty(*array) for array in known]
-        session = self._sessions.get(alone=workers > 1)
+        session = self._sessions.get("alone" if workers > 1 else "as set")
         try:
             return run_in_parts(session, self.outputs, feeds, splits, results, workers)
         except RunError:

@@ -98,10 +98,11 @@ class Settings:
             return None
         return int(given.get("intra_op_num_threads", self.threads or 0)) or cores()
 
-    def alone(self) -> Settings:
-        """Return the same settings, but one thread."""
+    def having(self, **entries: Any) -> Settings:
+        """Return the same settings with other options of the session, given by name; see `workers` for when."""
         given = cast("Mapping[str, Any]", self.session_options or {})
-        return replace(self, threads=None, session_options={**given, "intra_op_num_threads": 1})
+        threads = {} if self.threads is None else {"intra_op_num_threads": self.threads}
+        return replace(self, threads=None, session_options={**threads, **given, **entries})
 
     def __getstate__(self) -> dict[str, Any]:
         if isinstance(self.session_options, ort.SessionOptions):
@@ -190,6 +191,15 @@ class Session:
         return run
 
 
+#: How the sessions of a model differ from that which the settings ask for: runs take one thread each, and go side by
+#: side; weights stay as they are, where otherwise each product would have a copy of its own, in another order.
+KINDS: Mapping[str, Mapping[str, Any]] = {
+    "as set": {},
+    "alone": {"intra_op_num_threads": 1},
+    "unpacked": {"session.disable_prepacking": "1"},
+}
+
+
 class Sessions:
     """The sessions of one model, each made when it is asked for.
 
@@ -201,16 +211,18 @@ class Sessions:
     def __init__(self, make: Callable[[Settings], Session], settings: Settings) -> None:
         self._make, self._settings = make, settings
         self._lock = threading.Lock()
-        self._made: dict[bool, Session] = {}
+        self._made: dict[str, Session] = {}
 
-    def get(self, alone: bool = False) -> Session:
-        """Return the session; `alone`: one whose runs take one thread each, and go side by side."""
-        session = self._made.get(alone)
+    def get(self, kind: str = "as set") -> Session:
+        """Return a session of one of `KINDS`."""
+        session = self._made.get(kind)
         if session is None:
             with self._lock:
-                session = self._made.get(alone)
+                session = self._made.get(kind)
                 if session is None:
-                    session = self._made[alone] = self._make(self._settings.alone() if alone else self._settings)
+                    entries = KINDS[kind]
+                    session = self._make(self._settings.having(**entries) if entries else self._settings)
+                    self._made[kind] = session
         return session
 
 

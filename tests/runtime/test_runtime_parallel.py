@@ -83,9 +83,9 @@ def test_each_of_them_takes_one_thread() -> None:
     with many_parts():
         f.jacobian(X)
     (program,) = set(f._programs.values())
-    session = program._sessions.get(alone=True)._session
+    session = program._sessions.get("alone")._session
     assert session.get_session_options().intra_op_num_threads == 1
-    assert program._sessions._made.keys() == {True}  # the other was not needed
+    assert program._sessions._made.keys() == {"alone"}  # the other was not needed
 
 
 @pytest.mark.parametrize(
