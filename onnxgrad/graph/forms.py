@@ -32,7 +32,8 @@ STEEP = float(np.finfo(np.float32).max)
 #: Key in the `meta` of nodes that `Builder.masked` emitted. Others may be guards: of data that is masked because it is
 #: no number, even a product with 0 is none.
 MASKS_COTANGENT = "onnxgrad.masks_cotangent"
-#: Key in the `meta` of a `ScatterElements` along the last axis whose updates are added up from 0: at these positions.
+#: Key in the `meta` of a `ScatterElements` along the last axis whose updates are added up from 0: at these
+#: positions, one for each column where they have one axis.
 POSITIONS = "onnxgrad.positions"
 #: The most positions, and the largest number of elements of the matrix, for which there is a product in its place.
 _COLUMNS, _ELEMENTS = 64, 2**14
@@ -102,7 +103,7 @@ class _Writer:
     def _selection(self, node: ir.Node) -> tuple[Tensor, Tensor] | None:
         """Return what is added up at fixed positions, and the matrix with which its product is the same."""
         positions = node.meta.get(POSITIONS)
-        if node.op_type != "ScatterElements" or positions is None or positions.ints is None:
+        if node.op_type != "ScatterElements" or positions is None or positions.rank != 1 or positions.ints is None:
             return None
         y, updates = self.op.tensor(node.outputs[0]), self.op.tensor(_input(node, 2))
         if y is None or updates is None or y.dtype not in _DTYPES or not self._is_finite(updates.value):

@@ -74,10 +74,8 @@ def test_other_operators_keep_theirs() -> None:
         helper.make_node("Flatten", ["c"], ["f"]),
         helper.make_node("MatMul", ["f", "w"], ["y"]),
     ]
-    proto: onnx.ModelProto = model(
-        nodes, [value("x", ["N", 128, 6, 6], np.float32)], [value("y", ["N", 2], np.float32)], weights
-    )
-    f = onnxgrad.load(proto)
+    ports = [value("x", ["N", 128, 6, 6], np.float32)], [value("y", ["N", 2], np.float32)]
+    f = onnxgrad.load(model(nodes, *ports, weights))
     x = rng.normal(size=(1, 128, 6, 6)).astype("f4")
     expected = np.einsum("o,oijk->ijk", weights["w"][:, 1], weights["k"])
     np.testing.assert_allclose(f.gradient(x, index=1)[0], expected, rtol=1e-4, atol=1e-5)  # float32, 64 terms
