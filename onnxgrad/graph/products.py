@@ -191,9 +191,9 @@ class _Writer:
 
     def parts(self, value: ir.Value) -> list[ir.Value] | None:
         """Return the factors of a value that is the product of two, if it is nothing else than a factor itself."""
-        if not self.used(value, 1):
-            return None
         node, opposite = self.emitted(value, "Mul"), self.emitted(value, "Neg")
+        if (node is None and opposite is None) or not self.used(value, 1):
+            return None
         if opposite is not None:
             return [self.op.constant(-1, self.tensor(value).dtype).value, *_inputs(opposite)]
         return None if node is None else _inputs(node)
@@ -213,7 +213,7 @@ class _Writer:
     def with_known(self, factors: list[ir.Value]) -> list[ir.Value]:
         """Return factors with the product of two in their place where the model itself computes it, as a SiLU does."""
         for a in factors:
-            for node in a.consumers():
+            for node in () if a.is_initializer() else a.consumers():  # of a number, there may be as many as nodes
                 product = node.outputs[0]
                 pair = _inputs(node)
                 known = node not in self.own and node.graph is self.op.model.graph and product not in factors

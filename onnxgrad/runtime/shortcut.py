@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxgrad.errors import RunError
 from onnxgrad.runtime.session import Session
 
 Array = np.ndarray[Any, Any]
@@ -15,6 +16,8 @@ Array = np.ndarray[Any, Any]
 _MOST_BYTES = 32 * 2**10
 #: After so many runs that did not fit, arrays of other shapes are bound.
 _PATIENCE = 16
+#: In the place of the number of runs that did not fit: no arrays can be bound.
+_NEVER = -1
 
 
 class Shortcut:
@@ -40,12 +43,17 @@ class Shortcut:
         except IndexError:
             return None
         try:
-            return bound.run(arrays)
-        finally:
-            self._ready.append(bound)
+            found = bound.run(arrays)
+        except RunError:  # shapes of results may depend on the numbers; the long way tells what else it may be
+            self._missed = _NEVER
+            return None
+        self._ready.append(bound)
+        return found
 
     def offer(self, session: Session, feeds: Mapping[str, Any], results: Sequence[Any]) -> None:
         """Take note of a run that went the long way, at once."""
+        if self._missed == _NEVER:
+            return
         self._missed += 1
         if self._missed % _PATIENCE != 1 or feeds.keys() != set(self._inputs):
             return

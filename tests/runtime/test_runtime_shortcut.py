@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runtime_models import SAME, Net, two_by_two, watched
+from onnx import helper
+from runtime_models import SAME, Net, model, two_by_two, value, watched
 
 import onnxgrad
 
@@ -104,3 +105,12 @@ def test_threads_do_not_meet() -> None:
         results = list(pool.map(f.jacobian, inputs))
     for x, found in zip(inputs, results, strict=True):
         np.testing.assert_allclose(found, NET.jacobian(x), **SAME)
+
+
+def test_results_whose_shapes_depend_on_the_numbers_go_the_long_way() -> None:
+    nodes = [helper.make_node("Greater", ["x", "zero"], ["m"]), helper.make_node("Compress", ["x", "m"], ["y"])]
+    f = onnxgrad.load(model(nodes, [value("x", [6])], [value("y", ["k"])], {"zero": np.array(0.0)}))
+    few, many = np.array([1.0, -1, -1, -1, 2, -1]), np.arange(-1.0, 5)
+    for x in (few, many, few, many, many[::-1]):
+        np.testing.assert_array_equal(f(x), x[x > 0])
+        np.testing.assert_array_equal(f.jacobian(x), np.eye(6)[x > 0])
