@@ -64,7 +64,8 @@ def load(
             the CPU.
         session_options: onnxruntime's session options: a dictionary of its attributes and configuration entries, a
             function that makes a ``SessionOptions``, or one itself (a function with that cannot be pickled).
-        threads: number of threads within an operator. None: one per core.
+        threads: number of threads within an operator, or of parts of long data that are run side by side, one thread
+            each. None: one per core.
         max_bytes: bound of the result of one call, and of the working memory of one run. Long data are run some rows
             at a time and wide Jacobians some rows or columns at a time, where that is needed to stay within it.
         straight_through: whether gradients pass straight through the roundings of quantized operators.
