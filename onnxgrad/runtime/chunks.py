@@ -21,7 +21,7 @@ from onnxgrad.runtime.session import Session
 #: Working memory of what is run at once by all threads where there is a choice, and of a part that one thread runs
 #: beside others: what is near to the caches. Milliseconds of Jacobians of 10-64-64-4 and 64-64-64-16 for 10,000 samples
 #: and of 64-256-256-32 for 1,024, with two threads: 4.2, 19.9 and 19.9 in parts of 16 MB by both threads; 3.2, 17.1 and
-#: 17.5 in parts of 2 MB side by side; with less than 16 MB in all, what it takes to start them is more.
+#: 17.5 in parts of 2 MB side by side. With less than 8 MB in all, what it takes to start them is more.
 WHOLE_BYTES, PART_BYTES = 8 * 2**20, 2 * 2**20
 #: What a part must be worth: each reads the weights anew, and starts each node anew, in the time in which so many
 #: bytes are written.
