@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -39,8 +40,10 @@ def side_by_side(work: Callable[[Item], None], items: Iterable[Item], workers: i
                 left.clear()
                 raise
 
+    shares: list[Future[None]] = []
     helpers = min(workers, len(left)) - 1
-    shares = [_pool(workers - 1).submit(share) for _ in range(helpers)]
+    with contextlib.suppress(RuntimeError):  # at the very end of a process there are no new threads
+        shares.extend(_pool(workers - 1).submit(share) for _ in range(helpers))
     try:
         share()
     finally:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +58,19 @@ def test_an_error_ends_the_work() -> None:
     with pytest.raises(RuntimeError, match="item 2"):
         side_by_side(work, range(1000), 3)
     assert len(done) < 900
+
+
+def test_without_threads_the_caller_does_all(tmp_path: Path) -> None:
+    """As when Python ends, where what is left behind may still want a result."""
+    script = tmp_path / "ends.py"
+    script.write_text(
+        "import atexit, concurrent.futures\n"
+        "from onnxgrad.runtime.parallel import side_by_side\n"
+        "done = []\n"
+        "atexit.register(lambda: (side_by_side(done.append, range(9), 3), print(sorted(done))))\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == str(list(range(9)))
 
 
 @pytest.mark.parametrize(("total", "most", "workers"), [(10, 3, 2), (7, 100, 4), (5, 1, 3), (1, 1, 8), (1000, 13, 16)])
