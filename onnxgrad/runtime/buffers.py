@@ -23,6 +23,8 @@ class BufferPool:
 
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
         """Return an array whose elements are not set, as `numpy.empty` does."""
+        if dtype.hasobject:  # texts are not in the array
+            return np.empty(shape, dtype)
         size = math.prod(shape) * dtype.itemsize
         memory = self._free.pop(size, None)
         if memory is None:

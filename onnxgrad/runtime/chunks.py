@@ -13,10 +13,11 @@ import onnx_ir as ir
 
 from onnxgrad.errors import MemoryBoundError, RunError
 from onnxgrad.graph.builder import Builder, drawing_node
+from onnxgrad.runtime.buffers import BufferPool
 from onnxgrad.runtime.memory import Footprint, in_bytes
 from onnxgrad.runtime.parallel import side_by_side
 from onnxgrad.runtime.rows import Split, find_split
-from onnxgrad.runtime.session import Session
+from onnxgrad.runtime.session import Sessions
 
 #: Working memory of what is run at once by all threads where there is a choice, and of a part that one thread runs
 #: beside others: what is near to the caches. Milliseconds of Jacobians of 10-64-64-4 and 64-64-64-16 for 10,000 samples
@@ -170,33 +171,37 @@ def even_parts(total: int, most: int, workers: int = 1) -> list[tuple[int, int]]
 
 
 def run_in_parts(
-    session: Session,
+    sessions: Sessions,
     outputs: Sequence[str],
     feeds: Mapping[str, Any],
     splits: Sequence[Parts],
-    results: Sequence[Array] | None = None,
+    known: Sequence[tuple[Sequence[int], np.dtype[Any]]] | None,
+    buffers: BufferPool,
     workers: int = 1,
 ) -> list[Any]:
     """Run a model in parts and return its results in one piece.
 
     Args:
-        session: the model.
+        sessions: the model.
         outputs: names of the results.
         feeds: all that is fed.
         splits: what to split along.
-        results: where the results are to lie; None: the first part tells what they are.
-        workers: how many parts to run side by side.
+        known: shape and type of each result; None: the first part tells what they are.
+        buffers: where the results are to lie.
+        workers: how many parts to run side by side, by one thread each.
 
     Raises:
         RunError: if a part does not run, or its results are not those of a part.
     """
+    session = sessions.get("alone" if workers > 1 else "as set")
     parts = list(itertools.product(*(bounds for _, bounds, _ in splits)))
-    if results is None:
-        first, *parts = parts
-        found = session.run(outputs, _fed(feeds, splits, first))
-        shapes = [_whole(array, name, splits, first) for array, name in zip(found, outputs, strict=True)]
-        results = [np.empty(shape, array.dtype) for shape, array in zip(shapes, found, strict=True)]
-        _put(found, results, outputs, splits, first)
+    first: list[Any] = []
+    if known is None:
+        first = session.run(outputs, _fed(feeds, splits, parts[0]))
+        known = [(_whole(a, name, splits, parts[0]), a.dtype) for a, name in zip(first, outputs, strict=True)]
+    results = [buffers.empty(shape, dtype) for shape, dtype in known]
+    if first:
+        _put(first, results, outputs, splits, parts.pop(0))
 
     def run(part: Sequence[tuple[int, int]]) -> None:
         fed = _fed(feeds, splits, part)
@@ -207,7 +212,7 @@ def run_in_parts(
             _put(session.run(outputs, fed), results, outputs, splits, part)
 
     side_by_side(run, parts, workers)
-    return list(results)
+    return results
 
 
 def run_without_rows(run: Run, feeds: Mapping[str, Any], split: Split, outputs: Sequence[str]) -> list[Any]:

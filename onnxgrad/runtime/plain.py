@@ -83,11 +83,9 @@ class Plain:
         if rows <= max(whole, 1):
             return self._run(feeds)
         known = plan.footprint.arrays(sizes)
-        results = None if known is None else [self._buffers.empty(*array) for array in known]
-        parts = even_parts(rows, max(part, 1), workers)
-        session = self._sessions.get("alone" if workers > 1 else "as set")
+        splits = [(split, even_parts(rows, max(part, 1), workers), rows)]
         try:
-            return run_in_parts(session, self._outputs, feeds, [(split, parts, rows)], results, workers)
+            return run_in_parts(self._sessions, self._outputs, feeds, splits, known, self._buffers, workers)
         except RunError:
             return self._run(feeds)  # a constant in the model may be made for just so many rows
 

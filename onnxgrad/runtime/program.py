@@ -190,10 +190,8 @@ class Program:
                 raise self.too_large(least)
             splits.append((plan.seeds, even_parts(sizes[SEEDS], seeds), sizes[SEEDS]))
         known = plan.footprint.arrays(sizes)
-        results = None if known is None else [self._buffers.empty(*array) for array in known]
-        session = self._sessions.get("alone" if workers > 1 else "as set")
         try:
-            return run_in_parts(session, self.outputs, feeds, splits, results, workers)
+            return run_in_parts(self._sessions, self.outputs, feeds, splits, known, self._buffers, workers)
         except RunError:
             if whole == 0:
                 raise

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from runtime_models import SAME, Net, watched
+from onnx import helper
+from runtime_models import SAME, Net, model, value, watched
 
 import onnxgrad
-from onnxgrad.runtime import chunks
+from onnxgrad.runtime import chunks, plain
 from onnxgrad.runtime.buffers import BufferPool
 from onnxgrad.runtime.chunks import even_parts
 from onnxgrad.runtime.parallel import side_by_side
@@ -139,6 +141,28 @@ def test_memory_of_a_result_is_used_again_when_nobody_holds_it() -> None:
     fourth = pool.empty((10, 100), np.dtype(np.float32))
     assert at(fourth) == place
     assert fourth.flags.writeable
+
+
+def test_results_of_nothing_and_of_texts() -> None:
+    pool = BufferPool()
+    assert pool.empty((0, 3), np.dtype(np.float32)).shape == (0, 3)
+    texts = pool.empty((2,), np.dtype(object))
+    texts[:] = ["a", "b"]
+    assert texts.tolist() == ["a", "b"]
+
+
+def test_texts_are_found_in_parts() -> None:
+    nodes = [helper.make_node("Cast", ["x"], ["i"], to=onnx.TensorProto.INT64)]
+    nodes.append(helper.make_node("Cast", ["i"], ["y"], to=onnx.TensorProto.STRING))
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.STRING, ["N", 4])
+    f = onnxgrad.load(model(nodes, [value("x", ["N", 4])], [y]))
+    x = np.arange(80.0).reshape(20, 4)
+    with many_parts(), pytest.MonkeyPatch.context() as patch, watched() as fed:
+        patch.setattr(plain, "_SMALL_INPUT", 0)
+        patch.setattr(chunks, "MOST_BYTES", 200)
+        found = f(x)
+    assert len(fed) > 1
+    np.testing.assert_array_equal(found, x.astype(int).astype(str))
 
 
 def test_results_that_are_kept_stay_as_they_are() -> None:
