@@ -114,7 +114,9 @@ class _Writer:
         size = y.shape[-1]
         if not isinstance(size, int) or size > _COLUMNS or size * len(positions.ints) > _ELEMENTS:
             return None
-        return updates, self.op.constant(np.eye(size)[[i % size for i in positions.ints]], y.dtype)
+        if not all(0 <= i < size for i in positions.ints):
+            return None
+        return updates, self.op.constant(np.eye(size)[positions.ints], y.dtype)
 
     def _is_finite(self, value: ir.Value) -> bool:
         return value in self.finite or value.is_graph_input() or value.is_initializer()

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnxgrad.graph.dims import Shape, broadcast, elements
+from onnxgrad.graph.dims import Shape, broadcast, elements, size_of
 from onnxgrad.graph.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class _Writer:
             scales = [v for v in others if self.is_matrix(matrix) and self.scales(v, self.tensor(x))]
             if scales:
                 scale = self.multiplied(scales)
-                scale = self.op.reshape(scale, (matrix.shape[-1] if elements(scale.shape) > 1 else 1,))
+                scale = self.op.reshape(scale, (1 if size_of(scale.shape) == 1 else matrix.shape[-1],))
                 return [self.op.MatMul(a, matrix * scale).value, *_without(others, scales)]
         return None
 
@@ -228,8 +228,8 @@ class _Writer:
     def scales(self, value: ir.Value, product: Tensor) -> bool:
         """Whether a factor is constant, and one number for each column of a product, or for all."""
         x = self.tensor(value)
-        columns = x.shape[-1:] == product.shape[-1:] and elements(x.shape[:-1]) == 1
-        return (columns or elements(x.shape) == 1) and x.rank <= product.rank and self.op.is_fixed(x)
+        columns = x.shape[-1:] == product.shape[-1:] and size_of(x.shape[:-1]) == 1
+        return (columns or size_of(x.shape) == 1) and x.rank <= product.rank and self.op.is_fixed(x)
 
     def scales_rows(self, value: ir.Value, rows: Tensor) -> bool:
         """Whether a factor is constant, and the same for all rows."""

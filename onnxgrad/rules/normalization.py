@@ -49,7 +49,7 @@ def softmax(op: Builder, node: Node, ct: Tensor) -> Tensor:
 def _sum_along_rows(op: Builder, y: Tensor, ct: Tensor) -> Tensor | None:
     """``Σⱼ ȳᵢⱼ yᵢⱼ = Σₖ ōᵢₖ oᵢₖ`` where y is used in ``o = y v`` alone, as in attention, so that ``ȳ = ō vᵀ``.
 
-    o is narrower than y, and known: Dao et al., FlashAttention (2022), equation 4.
+    o is narrower than y, and known: Dao et al., FlashAttention (2022), appendix B.
     """
     product = None if ct.spread is not None else ct.value.producer()
     if product is None or product.op_type != "MatMul" or product.domain:

@@ -161,28 +161,30 @@ class Session:
         Raises:
             RunError: if onnxruntime fails, as it does where an array has not the shape of its output.
         """
-        self.bound(feeds, dict(zip(outputs, places, strict=True)))()
+        pieces = {name: np.asarray(array, order="C") for name, array in feeds.items()}
+        self.bound(pieces, dict(zip(outputs, places, strict=True)))()
 
     def can_bind(self, inputs: Iterable[Any], results: Iterable[Any]) -> bool:
-        """Whether `bound` takes these: arrays of numbers on the CPU, and results that lie in one piece."""
+        """Whether `run_into` takes these: arrays of numbers on the CPU, and results that lie in one piece."""
         results = list(results)
         numbers = all(isinstance(a, np.ndarray) and a.dtype.kind in "fiub" for a in (*inputs, *results))
         return self._on_cpu and numbers and all(place.flags.c_contiguous for place in results)
 
     def bound(self, feeds: Mapping[str, Any], results: Mapping[str, Any]) -> Callable[[], None]:
-        """Return a function that reads the inputs from arrays, and writes the outputs to others, which it keeps.
+        """Return a function that reads the inputs from arrays, and writes the outputs to others, each time anew.
 
-        It raises RunError if onnxruntime fails, as it does where an array has not the shape of its output.
+        All lie in one piece, and are kept. The function raises RunError if onnxruntime fails, as it does where an array
+        has not the shape of its output.
         """
+        assert all(array.flags.c_contiguous for array in (*feeds.values(), *results.values()))
         binding = self._session.io_binding()
-        kept = [np.ascontiguousarray(array) for array in feeds.values()]
-        for name, array in zip(feeds, kept, strict=True):
+        for name, array in feeds.items():
             binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         for name, array in results.items():
             binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         run_bound, inner = self._run_bound, getattr(binding, "_iobinding", binding)
 
-        def run(_kept: object = (kept, results, binding)) -> None:
+        def run(_kept: object = (feeds, results, binding)) -> None:
             try:
                 run_bound(inner, None)
             except Exception as error:  # see above

@@ -66,7 +66,7 @@ class _Bound:
     """Arrays that a session reads its inputs from and writes its outputs to."""
 
     def __init__(self, session: Session, feeds: Mapping[str, Any], results: Mapping[str, Any]) -> None:
-        inputs = {name: np.array(array) for name, array in feeds.items()}
+        inputs = {name: np.array(array, order="C") for name, array in feeds.items()}
         places = {name: np.empty(array.shape, array.dtype) for name, array in results.items()}
         self._run = session.bound(inputs, places)
         self._inputs = [(array, array.shape, array.dtype) for array in inputs.values()]

@@ -229,7 +229,9 @@ def test_a_constant_for_so_many_rows_keeps_them_together() -> None:
     assert max(tried) < last == 50
     with small_parts(400), watched() as fed:
         np.testing.assert_allclose(f.value_and_jacobian(X)[1], np.ones((50, 2, 4)), **SAME)
-    assert fed[-1]["x"][0] == 50
+    *tried, last = [shapes["x"][0] for shapes in fed]
+    assert tried
+    assert max(tried) < last == 50
 
 
 @pytest.mark.parametrize("node", ['Clip(x, low, "")', 'Pad(x, pads, "")'])

@@ -41,6 +41,16 @@ def test_another_call_goes_the_short_way_to_the_same_result(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "first", [np.asfortranarray(X), np.repeat(X, 2, axis=1)[:, ::2]], ids=["columns", "every second"]
+)
+def test_arrays_need_not_lie_in_one_piece(first: np.ndarray) -> None:
+    """Not even those of the first call, from which types and shapes are taken."""
+    f = onnxgrad.load(NET.bytes)
+    for x in (first, 2 * X, 3 * first):
+        np.testing.assert_allclose(f.jacobian(x), NET.jacobian(x), **SAME)
+
+
+@pytest.mark.parametrize(
     ("x", "runs"),
     [
         (X, 0),
