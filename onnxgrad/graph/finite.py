@@ -47,7 +47,7 @@ _NOT_NEGATIVE = frozenset("Abs Exp HardSigmoid ReduceL1 ReduceL2 ReduceSumSquare
 _AMONG = frozenset(
     """
     Cast Concat Expand Flatten Gather GatherElements Identity MaxPool Mean ReduceMax ReduceMean ReduceMin Reshape
-    Slice Squeeze Transpose Unsqueeze
+    Slice Squeeze Tile Transpose Unsqueeze
     """.split()
 )
 
@@ -116,6 +116,10 @@ class _Known:
         known = self._const(node.inputs[1]) if node.op_type == "Pow" else None
         return known is not None and bool(((known >= 0) & (known == np.round(known))).all())
 
+    def _is_even_power(self, node: ir.Node) -> bool:
+        known = self._const(node.inputs[1])
+        return known is not None and bool((known % 2 == 0).all())
+
     def _const(self, value: ir.Value | None) -> np.ndarray | None:
         tensor = None if value is None else self.op.tensor(value)
         return None if tensor is None or tensor.const is None else tensor.const.astype(np.float64)
@@ -131,6 +135,8 @@ class _Known:
         if node.domain:
             return -math.inf
         bounds = [self._at_least(v) for v in node.inputs]
+        if node.op_type == "Pow" and self._is_even_power(node):
+            return 0.0
         follow = _LEAST.get(node.op_type)
         if follow is not None:
             return follow(node, bounds)
@@ -148,6 +154,11 @@ def _of_product(node: ir.Node, bounds: list[float]) -> float:
     return bounds[0] * bounds[1] if min(bounds) >= 0 else -math.inf
 
 
+def _of_filled(node: ir.Node, _: list[float]) -> float:
+    value = node.attributes.get("value")
+    return 0.0 if value is None else float(value.as_tensor().numpy().astype(np.float64).min())
+
+
 def _of_clip(_: ir.Node, bounds: list[float]) -> float:
     """Where the bounds are the wrong way round, the upper one wins."""
     above = max(bounds[:2])
@@ -160,6 +171,10 @@ _LEAST: dict[str, Callable[[ir.Node, list[float]], float]] = {
     "Mul": _of_product,
     "Max": lambda _, bounds: max(bounds),
     "Clip": _of_clip,
+    "ConstantOfShape": _of_filled,
+    "ReduceSum": lambda _, bounds: 0.0 if bounds[0] >= 0 else -math.inf,
+    "Sum": lambda _, bounds: sum(bounds),
+    "Where": lambda _, bounds: min(bounds[1:]),
     "Sqrt": lambda _, bounds: math.sqrt(max(bounds[0], 0.0)),
 }
 

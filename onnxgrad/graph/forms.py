@@ -3,9 +3,13 @@
 Formulas choose by masks: ``where(x > 0, ct, 0)``. That is a step where it is differentiated again, but onnxruntime
 (1.32) takes 4 ns per element for it, ten times as long as for a product. The product with the mask as a number is the
 same wherever the cotangent is finite, since only ``0 · ∞`` is not 0. So it is written where that is certain
-(`onnxgrad.graph.finite`). As a number, the mask ``x > 0`` is a `HardSigmoid` of the greatest slope: one kernel in the
-place of two, and, like the product, one that onnxruntime executes in the blocked layout of its convolutions. When a
-model is read, such steps are spelled out again (in `onnxgrad.model.normalize`), so that nobody takes them for slopes.
+(`onnxgrad.graph.finite`). As a number, a mask like ``x > 6`` is a step (`onnxgrad.graph.steps`): one kernel in the
+place of two. When a model is read, steps are spelled out again (in `onnxgrad.model.normalize`), so that nobody takes
+them for slopes.
+
+Convolutions have a blocked layout in onnxruntime, in which it also executes `Add`, `Mul`, `Sigmoid`, `Tanh` and
+`HardSigmoid`; around other operators it rearranges all elements. So what can be one of these is: of numbers from 0 to
+1, ``1 - x`` and ``a + (1 - a) x`` are a `HardSigmoid`, and masks that must hold together are multiplied.
 
 Sums at fixed positions, as where columns were picked, are scattered: 3 ns per element. A product with the matrix that
 has a 1 at each position, if there are few of them, takes a tenth of that, and is the same for finite cotangents, too.
@@ -13,6 +17,7 @@ has a 1 at each position, if there are few of them, takes a tenth of that, and i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,13 +26,11 @@ import onnx_ir as ir
 
 from onnxgrad.graph.finite import finite_values
 from onnxgrad.graph.flow import graphs_in
+from onnxgrad.graph.steps import step_of
 from onnxgrad.graph.tensor import Tensor
 
 if TYPE_CHECKING:
     from onnxgrad.graph.builder import Builder
-
-#: Slope of a `HardSigmoid` that is a step: from 0 to 1 within the numbers that float32 has below its normal ones.
-STEEP = float(np.finfo(np.float32).max)
 
 #: Key in the `meta` of nodes that `Builder.masked` emitted. Others may be guards: of data that is masked because it is
 #: no number, even a product with 0 is none.
@@ -40,9 +43,11 @@ _COLUMNS, _ELEMENTS = 64, 2**14
 #: Where cotangents are masked by products: in half precision they overflow too easily to call them finite.
 _DTYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 _BOOLEAN = frozenset("And Equal Greater GreaterOrEqual Less LessOrEqual Not Or Xor".split())
-
-#: Slope and offset of the `HardSigmoid` that is 1 where x compares to 0 so, and 0 elsewhere.
-STEPS = {"Greater": (STEEP, 0.0), "GreaterOrEqual": (STEEP, 1.0), "Less": (-STEEP, 0.0), "LessOrEqual": (-STEEP, 1.0)}
+_OPPOSITES = {"Greater": "LessOrEqual", "GreaterOrEqual": "Less", "Less": "GreaterOrEqual", "LessOrEqual": "Greater"}
+#: Operators that give numbers from 0 to 1, or (squared) from -1 to 1.
+_SHARES, _SIGNED_SHARES = frozenset(["Sigmoid", "HardSigmoid"]), frozenset(["Tanh"])
+#: Number of axes of what has a blocked layout.
+_BLOCKED = 4
 
 
 def fast_forms(op: Builder, nodes: Sequence[ir.Node]) -> list[ir.Node]:
@@ -55,7 +60,7 @@ class _Writer:
         self.op = op
         self.finite = finite
 
-    def write(self, nodes: Sequence[ir.Node], known: Mapping[_Mask, Tensor]) -> list[ir.Node]:
+    def write(self, nodes: Sequence[ir.Node], known: Mapping[_Number, Tensor]) -> list[ir.Node]:
         """Return the nodes of one scope in fast forms; `known` holds the masks that are numbers already around it."""
         result: list[ir.Node] = []
         numbers = dict(known)
@@ -64,14 +69,13 @@ class _Writer:
                 inner = list(graph)
                 graph.remove(inner)
                 graph.extend(self.write(inner, numbers))
-            found = self._choice(node)
-            if found is not None:
-                mask, form, kept = found
-                if mask not in numbers:
-                    with self.op.body() as new, self.op.unshared(), self.op.named_after(_scope(node)):
-                        numbers[mask] = _as_number(self.op, mask)
-                        result += new
-                self.op.become(node, form, [numbers[mask], kept])
+            if node.op_type == "Where" and not node.domain:
+                with self.op.body() as new, self.op.unshared(), self.op.named_after(_scope(node)):
+                    self._choose(node, numbers)
+                    result += new
+            share = self._complement(node)
+            if share is not None:
+                self._become_linear(node, share, _Line(-1.0, 1.0))
             selection = self._selection(node)
             if selection is not None:
                 self.op.become(node, "MatMul", selection)
@@ -79,26 +83,85 @@ class _Writer:
             result.append(node)
         return _without_unused(result)
 
-    def _choice(self, node: ir.Node) -> tuple[_Mask, str, Tensor] | None:
-        """Return the mask of a `Where` as a number, and the operator on it and something else that gives the same.
+    def _choose(self, node: ir.Node, numbers: dict[_Number, Tensor]) -> None:
+        """Turn a `Where` into arithmetic with the mask as a number, where that gives the same and costs less.
 
-        ``where(m, a, 0) = m · a``, and ``where(m, 1, a) = max(m, a)`` for a number a between 0 and 1.
+        ``where(m, a, 0) = m · a``, and with numbers ``where(m, a, b) = b + (a - b) m``.
         """
-        if node.op_type != "Where" or node.domain:
-            return None
-        mask, a, b = node.inputs
-        first, second = (None if v is None else self.op.tensor(v) for v in (a, b))
-        if mask is None or first is None or second is None or first.dtype not in _DTYPES:
-            return None
+        condition, a, b = (_input(node, i) for i in range(3))
+        first, second = self.op.tensor(a), self.op.tensor(b)
+        if first is None or second is None or first.dtype not in _DTYPES:
+            return
+        mask = _Mask(condition, True, first.dtype)
         if _is_number(first) and _is_number(second):
-            slope = first.scalar == 1 and second.scalar is not None and 0 < second.scalar < 1
-            return (_Mask(mask, True, first.dtype), "Max", second) if slope else None
-        if MASKS_COTANGENT not in node.meta:
+            line = _Line.through(second.scalar, first.scalar) if mask.dtype == ir.DataType.FLOAT else None
+            if line is not None:
+                self._become_linear(node, self._number(mask, numbers), line)
+            elif first.scalar == 1 and second.scalar is not None and 0 < second.scalar < 1:
+                self.op.become(node, "Max", [self._number(mask, numbers), second])
+        elif MASKS_COTANGENT in node.meta:
+            for kept, other, side in ((first, second, mask), (second, first, mask.opposite)):
+                if _is_number(other) and other.scalar == 0 and self._is_finite(kept.value):
+                    self.op.become(node, "Mul", [self._number(side, numbers), kept])
+
+    def _become_linear(self, node: ir.Node, x: Tensor, line: _Line) -> None:
+        """Turn an emitted node into a linear function of x."""
+        self.op.become(node, "HardSigmoid", [x])
+        attributes = {"alpha": line.slope, "beta": line.offset}
+        node.attributes.update({name: ir.AttrFloat32(name, number) for name, number in attributes.items()})
+
+    def _number(self, mask: _Mask, numbers: dict[_Number, Tensor]) -> Tensor:
+        """Write a mask as 0 and 1."""
+        if mask not in numbers:
+            steps = self._steps(mask)
+            for step in steps or ():
+                if step not in numbers:
+                    numbers[step] = self.op.HardSigmoid(step.x, alpha=step.slope, beta=step.offset)
+            if steps is None:
+                tensor = self.op.tensor(mask.value)
+                assert tensor is not None
+                numbers[mask] = self.op.cast(tensor if mask.holds else self.op.Not(tensor), mask.dtype)
+            else:
+                numbers[mask] = functools.reduce(self.op.Mul, [numbers[step] for step in steps])
+        return numbers[mask]
+
+    def _steps(self, mask: _Mask) -> list[_Step] | None:
+        """Return the steps of which a mask is the product, if it compares float32 with numbers."""
+        node = mask.value.producer()
+        if node is None or node.domain or mask.dtype != ir.DataType.FLOAT:
             return None
-        for kept, other, holds in ((first, second, True), (second, first, False)):
-            if _is_number(other) and other.scalar == 0 and self._is_finite(kept.value):
-                return _Mask(mask, holds, kept.dtype), "Mul", kept
-        return None
+        if node.op_type == "Not":
+            return self._steps(mask.opposite._replace(value=_input(node, 0)))
+        if node.op_type == ("And" if mask.holds else "Or"):
+            parts = [self._steps(mask._replace(value=_input(node, i))) for i in range(2)]
+            return None if parts[0] is None or parts[1] is None else parts[0] + parts[1]
+        if node.op_type not in _OPPOSITES:
+            return None
+        x, bound = (self.op.tensor(_input(node, i)) for i in range(2))
+        if x is None or bound is None or x.dtype != mask.dtype or bound.rank > x.rank:
+            return None
+        if bound.const is None or bound.const.size != 1:
+            return None
+        step = step_of(node.op_type if mask.holds else _OPPOSITES[node.op_type], bound.const.item())
+        if step is None:
+            return None
+        bound.relied_on()
+        return [_Step(x, *step)]
+
+    def _complement(self, node: ir.Node) -> Tensor | None:
+        """Return x where a node gives ``1 - x`` and might be in the blocked layout of what is between 0 and 1."""
+        if node.op_type != "Sub" or node.domain:
+            return None
+        one, x = (self.op.tensor(_input(node, i)) for i in range(2))
+        if one is None or x is None or not _is_number(one) or one.scalar != 1 or x.dtype != ir.DataType.FLOAT:
+            return None
+        made = x.value.producer()
+        if x.rank != _BLOCKED or made is None or made.domain:
+            return None
+        if made.op_type == "Mul" and made.inputs[0] is made.inputs[1]:
+            root = _input(made, 0).producer()
+            return x if root is not None and not root.domain and root.op_type in _SIGNED_SHARES else None
+        return x if made.op_type in _SHARES else None
 
     def _selection(self, node: ir.Node) -> tuple[Tensor, Tensor] | None:
         """Return what is added up at fixed positions, and the matrix with which its product is the same."""
@@ -140,20 +203,37 @@ class _Mask(NamedTuple):
     holds: bool
     dtype: ir.DataType
 
+    @property
+    def opposite(self) -> _Mask:
+        """The mask of everything else."""
+        return self._replace(holds=not self.holds)
 
-def _as_number(op: Builder, mask: _Mask) -> Tensor:
-    """Write a mask as 0 and 1: as a step, if it compares something in float32 with 0."""
-    node = mask.value.producer()
-    if node is not None and node.op_type in STEPS and not node.domain and mask.dtype == ir.DataType.FLOAT:
-        x, zero = (None if v is None else op.tensor(v) for v in node.inputs)
-        if x is not None and zero is not None and x.dtype == mask.dtype and zero.scalar == 0 and zero.rank <= x.rank:
-            slope, offset = STEPS[node.op_type]
-            if not mask.holds:
-                slope, offset = -slope, 1 - offset
-            return op.HardSigmoid(x, alpha=slope, beta=offset)
-    tensor = op.tensor(mask.value)
-    assert tensor is not None
-    return op.cast(tensor if mask.holds else op.Not(tensor), mask.dtype)
+
+class _Line(NamedTuple):
+    """``slope · x + offset``, where that is from 0 to 1: a `HardSigmoid`."""
+
+    slope: float
+    offset: float
+
+    @classmethod
+    def through(cls, at_0: float | None, at_1: float | None) -> _Line | None:
+        """Return the line that has these values at 0 and 1, if float32 gets just these; it is cut off at 1."""
+        if at_0 is None or at_1 is None or not 0 <= at_0 <= 1 or not 0 <= at_1 <= 1:
+            return None
+        low, high = np.float32(at_0), np.float32(at_1)
+        slope = high - low if at_1 < 1 else np.nextafter(high - low, np.float32(1))
+        return cls(float(slope), float(low)) if at_1 == 1 or low + slope == high else None
+
+
+class _Step(NamedTuple):
+    """A `HardSigmoid` of a tensor."""
+
+    x: Tensor
+    slope: float
+    offset: float
+
+
+_Number = _Mask | _Step
 
 
 def _is_number(tensor: Tensor) -> bool:

@@ -6,7 +6,8 @@ the model,
 
 - common factors are taken out of sums: ``c · a + c · b = c · (a + b)``, so that an activation that was exported as
   several operators (a GELU, a SiLU) comes to one product of a cotangent with a derivative that no seed enlarges;
-- what is small is multiplied first: ``(c · a) · b = c · (a · b)``, numbers above all;
+- what is small is multiplied first: ``(c · a) · b = c · (a · b)``, numbers above all, and what was picked before it is
+  put back;
 - what is constant along the rows goes into a constant matrix: ``(a @ M) · s = a @ (M · s)``,
   ``(a · s) @ M = a @ (sᵀ · M)``, and so does the subtraction of a mean: ``a @ M - mean(a @ M) = a @ (M - mean(M))``.
   Runtimes compute such a matrix once, as they do with its transpose.
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onnxgrad.graph.dims import Shape, broadcast, elements, size_of
+from onnxgrad.graph.picked import picked_of
 from onnxgrad.graph.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -124,9 +126,9 @@ class _Writer:
         factors = [v for x in _inputs(node) for v in self.factors(x)]
         if len(factors) > _MOST_FACTORS:
             return
-        absorbed = self.absorbed(factors)
-        if absorbed is not None:
-            factors = absorbed
+        fewer = self.put_later(factors) or self.absorbed(factors)
+        if fewer is not None:
+            factors = fewer
         elif self.cheapest(factors).cost >= self.written_cost(node):
             return
         tree = self.cheapest(factors)
@@ -135,7 +137,27 @@ class _Writer:
         else:
             made = tree.made_of.producer()
             assert made is not None
-            self.op.become(node, "MatMul", [self.tensor(v) for v in _inputs(made)])
+            self.op.become(node, made.op_type, [self.tensor(v) for v in _inputs(made)])
+            node.attributes.update(made.attributes)
+
+    def put_later(self, factors: Sequence[ir.Value]) -> list[ir.Value] | None:
+        """``put(c) · g(x) = put(c · g(y))`` where y was picked from x (`onnxgrad.graph.picked`)."""
+        for x in factors:
+            shaped = self.emitted(x, "Reshape")
+            flat = x if shaped is None else _inputs(shaped)[0]
+            picked = picked_of(flat.producer())
+            if picked is None or not self.used(x, 1) or not self.used(flat, 1):
+                continue
+            others = [(v, picked.factor(v, self.own)) for v in _without(factors, [x])]
+            small = [factor.value for _, factor in others if factor is not None]
+            if small:
+                with self.op.body() as new:
+                    picked.scale(self.multiplied(small))
+                place = self.written.index(picked.node)
+                self.written[place:place] = [*self.op.nodes, *new]
+                self.op.nodes.clear()
+                return [x, *(v for v, factor in others if factor is None)]
+        return None
 
     def absorbed(self, factors: Sequence[ir.Value]) -> list[ir.Value] | None:
         """``(a @ M) · s = a @ (M · s)`` for constants M and s."""

@@ -18,7 +18,7 @@ from onnx_ir.passes.common import (
 )
 
 from onnxgrad.errors import ModelReadError
-from onnxgrad.graph.forms import STEPS
+from onnxgrad.graph.steps import comparison_of
 from onnxgrad.model.lift import lift
 from onnxgrad.model.names import give_names, values_of
 from onnxgrad.model.opsets import agree_on_imports
@@ -185,19 +185,20 @@ def _spell_out_steps(model: ir.Model) -> None:
         for node in list(graph):
             compared = _comparison(node)
             if compared is not None:
-                zero = ir.node("Constant", [], {"value": ir.tensor(np.float32(0))})
-                mask = ir.node(compared, [node.inputs[0], zero.outputs[0]])
-                number = ir.node("Cast", mask.outputs, {"to": ir.DataType.FLOAT.value}, name=node.name)
-                new = [zero, mask, number]
-                ir.convenience.replace_nodes_and_values(graph, node, [node], new, node.outputs, number.outputs)
+                comparison, number = compared
+                bound = ir.node("Constant", [], {"value": ir.tensor(np.float32(number))})
+                mask = ir.node(comparison, [node.inputs[0], bound.outputs[0]])
+                step = ir.node("Cast", mask.outputs, {"to": ir.DataType.FLOAT.value}, name=node.name)
+                new = [bound, mask, step]
+                ir.convenience.replace_nodes_and_values(graph, node, [node], new, node.outputs, step.outputs)
 
 
-def _comparison(node: ir.Node) -> str | None:
-    """Return the comparison with 0 that a `HardSigmoid` stands for, if it is a step."""
-    if node.op_type != "HardSigmoid" or node.domain:
+def _comparison(node: ir.Node) -> tuple[str, float] | None:
+    """Return the comparison and the bound that a `HardSigmoid` stands for, if it is a step."""
+    given = [node.attributes.get(name) for name in ("alpha", "beta")]
+    if node.op_type != "HardSigmoid" or node.domain or any(a is None or a.is_ref() for a in given):
         return None
-    given = {name: a.value for name, a in node.attributes.items() if not a.is_ref()}
-    return next((c for c, step in STEPS.items() if (given.get("alpha"), given.get("beta")) == step), None)
+    return comparison_of(*(a.as_float() for a in given if a is not None))
 
 
 def _encode_strings(model: ir.Model) -> None:

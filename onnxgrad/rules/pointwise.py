@@ -140,8 +140,8 @@ def _elu(op: Builder, x: Tensor, alpha: float) -> Tensor:
 
 def _hard_swish(op: Builder, x: Tensor) -> Tensor:
     """``y = x · clip(x/6 + 1/2, 0, 1)``; PyTorch's derivative at the joints -3 and 3 is that of the straight sides."""
-    middle = _choose(op, x <= -3, 0.0, x * (1 / 3) + 0.5, x)
-    return _choose(op, x >= 3, 1.0, middle, x)
+    share = op.HardSigmoid(x, alpha=1 / 6, beta=0.5)
+    return share + x * _choose(op, (x > -3) & (x < 3), 1 / 6, 0.0, x)
 
 
 def _gelu(op: Builder, x: Tensor, approximate: str) -> Tensor:
@@ -199,11 +199,14 @@ def clip(op: Builder, node: Node, ct: Tensor) -> Sequence[Callable[[], Tensor]]:
     """``min(max(x, low), high)``: inside the bounds, and on them, the cotangent passes to x, else to the bound in
     force.
 
-    Where low > high, ONNX lets high win.
+    Where low > high, ONNX lets high win. From 0 to 6 it is ReLU6, and on the bounds nothing passes to x, as in PyTorch
+    and TensorFlow; then y tells, and leaves x to a fusion.
     """
     x, low, high = node.x, node.input(1), node.input(2)
 
     def by_x() -> Tensor:
+        if low is not None and high is not None and low.const == 0 and high.const == 6:
+            return op.masked((node.y > low) & (node.y < high), ct)
         inside = [op.GreaterOrEqual(x, low)] if low is not None else []
         inside += [op.LessOrEqual(x, high)] if high is not None else []
         return op.masked(functools.reduce(op.And, inside), ct) if inside else ct

@@ -12,6 +12,7 @@ from onnxgrad.errors import Refusal
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import size_of
 from onnxgrad.graph.node import Node
+from onnxgrad.graph.picked import puts_back
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules import samples
 from onnxgrad.rules.registry import vjp
@@ -57,17 +58,23 @@ def max_pool(op: Builder, node: Node, ct: Tensor, index_ct: None = None) -> Tens
     """
     x, y, w = node.x, node.y, _windows(op, node)
     attributes = {name: node.attr(name) for name in node.ir.attributes if name != "storage_order"}
-    index = op.emit("MaxPool", x, outputs=2, **attributes)[1]
-    if any(d != 1 for d in w.dilations) and _is_padded(w):
+    largest, index = op.emit("MaxPool", x, outputs=2, **attributes)
+    may_be_empty = any(d != 1 for d in w.dilations) and _is_padded(w)
+    if may_be_empty:
         # a window may hold nothing but padding; the operator then names no element of it
         found = functools.reduce(op.And, [count > 0 for count in _elements(op, w, padded=False)])
         index, ct = op.Where(found, index, 0), op.masked(found, ct)
     seeds, many = seeds_of(ct, y), size_of(y.shape)
     if not seeds and ct.dtype == ir.DataType.FLOAT and _tiles(w):
         windows = {name: attributes[name] for name in attributes.keys() & {"kernel_shape", "pads", "strides"}}
-        return op.MaxUnpool(ct, index, shape=x.shape, **windows)
-    flat = scatter_add(op, op.reshape(ct, (*seeds, many)), op.reshape(index, (many,)), size_of(x.shape))
-    return op.reshape(flat, (*seeds, *x.shape))
+        back = flat = op.MaxUnpool(ct, index, shape=x.shape, **windows)
+    else:
+        places = op.reshape(index, (many,))
+        flat = scatter_add(op, op.reshape(ct, (*seeds, many)), places, size_of(x.shape))
+        back = op.reshape(flat, (*seeds, *x.shape))
+    if not may_be_empty:
+        puts_back(flat, x, largest)
+    return back
 
 
 def _tiles(w: Windows) -> bool:

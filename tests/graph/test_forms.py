@@ -1,7 +1,7 @@
 """Fast forms mean the same as what was emitted, and are written only where they do."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,10 @@ def pulled_back(proto: onnx.ModelProto, x: np.ndarray = X) -> np.ndarray:
 MASKED: dict[str, tuple[onnx.NodeProto, dict[str, Any], list[float]]] = {
     "x > 0": (node("Relu", "x"), {}, [0, 0, 0, 0, 1, 1, 1, 1]),
     "x > 0.6": (node("ThresholdedRelu", "x", alpha=0.6), {}, [0, 0, 0, 0, 0, 0, 1, 1]),
-    "0 <= x <= 6": (node("Clip", "x low high"), {"low": 0, "high": 6}, [0, 0, 1, 1, 1, 1, 1, 0]),
+    "0 <= x <= 5": (node("Clip", "x low high"), {"low": 0, "high": 5}, [0, 0, 1, 1, 1, 1, 1, 0]),
+    "0 < x < 6": (node("Clip", "x low high"), {"low": 0, "high": 6}, [0, 0, 0, 0, 1, 1, 1, 0]),
+    "-3 < x < 5": (node("HardSigmoid", "x", alpha=0.125, beta=0.375), {}, [0.125] * 6 + [0.125, 0]),
+    "|x| > 0.5": (node("Shrink", "x", lambd=0.5), {}, [1, 0, 0, 0, 0, 0, 1, 1]),
     "0 <= x": (node("Clip", "x low"), {"low": 0}, [0, 0, 1, 1, 1, 1, 1, 1]),
     "x <= 6": (node("Clip", "x  high"), {"high": 6}, [1, 1, 1, 1, 1, 1, 1, 0]),
     "one slope or another": (node("LeakyRelu", "x", alpha=0.25), {}, [0.25] * 4 + [1] * 4),
@@ -65,6 +68,54 @@ def test_masks_are_exact(case: str, dtype: int) -> None:
 def test_a_mask_of_float32_is_one_operator_and_a_product() -> None:
     added = operators(onnxgrad.vjp(model([node("Relu", "x")]))) - Counter(["Relu"])
     assert added == Counter(["HardSigmoid", "Mul"])
+
+
+def test_masks_that_must_hold_together_are_multiplied() -> None:
+    """All of these operators stay in the blocked layout of convolutions."""
+    added = operators(onnxgrad.vjp(model([node("Clip", "x low high")], low=0, high=6))) - Counter(["Clip"])
+    assert added == Counter(["HardSigmoid", "HardSigmoid", "Mul", "Mul"])
+
+
+def test_a_mask_by_a_weight_depends_on_its_number() -> None:
+    """So nobody can ask for the derivative of the derivative by it."""
+    derived = onnxgrad.vjp(model([node("Clip", "x low high")], low=0, high=5))
+    with pytest.raises(onnxgrad.OnnxgradError, match="high"):
+        onnxgrad.vjp(derived, of="adj_x", wrt="high")
+
+
+def images(nodes: Sequence[onnx.NodeProto], **weights: Any) -> onnx.ModelProto:
+    """Return the model of some nodes on an image with two channels."""
+    proto = model(nodes, **weights)
+    for port in (*proto.graph.input, *proto.graph.output):
+        port.CopyFrom(helper.make_tensor_value_info(port.name, TensorProto.FLOAT, [1, 2, 2, 2]))
+    return proto
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+#: Activations of images, and their derivatives.
+BLOCKED: dict[str, tuple[list[onnx.NodeProto], Callable[[np.ndarray], np.ndarray]]] = {
+    "Sigmoid": ([node("Sigmoid", "x")], lambda x: sigmoid(x) * sigmoid(-x)),
+    "Tanh": ([node("Tanh", "x")], lambda x: 1 / np.cosh(x) ** 2),
+    "SiLU": ([node("Sigmoid", "x", "s"), node("Mul", "x s")], lambda x: sigmoid(x) * (1 + x * sigmoid(-x))),
+    "LeakyRelu": ([node("LeakyRelu", "x", alpha=0.1)], lambda x: np.where(x > 0, 1, np.float32(0.1))),
+    "HardSwish": ([node("HardSwish", "x")], lambda x: np.where(np.abs(x) < 3, x / 3 + 0.5, x > 0)),
+    "ReLU6": ([node("Clip", "x low high")], lambda x: (x > 0) & (x < 6)),
+}
+
+
+@pytest.mark.parametrize("case", BLOCKED)
+def test_the_derivative_of_an_image_stays_in_the_blocked_layout(case: str) -> None:
+    nodes, derivative = BLOCKED[case]
+    proto = images(nodes, low=0, high=6)
+    derived = onnxgrad.vjp(proto)
+    assert set(operators(derived) - operators(proto)) <= {"HardSigmoid", "Mul", "Add", "Sigmoid"}
+    x = np.array([-4.0, -3.0, -0.5, 0.25, 1.5, 3.5, 6.0, 0.0], np.float32).reshape(1, 2, 2, 2)
+    found = Runner(derived)({"x": x, "adj_y": np.ones_like(x)})["adj_x"]
+    # onnxruntime's tanh and sigmoid are right to about 2e-7
+    np.testing.assert_allclose(found, derivative(x.astype(np.float64)), atol=1e-6)
 
 
 def test_another_mask_is_cast() -> None:
@@ -160,7 +211,7 @@ def test_a_cast_to_the_type_of_an_input_is_one_of_a_constant() -> None:
     """As in the bias of zeros that PyTorch's exporter writes for a convolution."""
     nodes = [node("CastLike", "zero x", "cast"), node("Add", "x cast")]
     proto = model(nodes)
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float64(3), "zero"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(3.0), "zero"))
     derived = onnxgrad.jvp(proto)
     (cast,) = [n for n in derived.graph.node if "Cast" in n.op_type]
     assert (cast.op_type, list(cast.input)) == ("Cast", ["zero"])
