@@ -10,7 +10,8 @@ the model,
   put back;
 - what is constant along the rows goes into a constant matrix: ``(a @ M) · s = a @ (M · s)``,
   ``(a · s) @ M = a @ (sᵀ · M)``, and so does the subtraction of a mean: ``a @ M - mean(a @ M) = a @ (M - mean(M))``.
-  Runtimes compute such a matrix once, as they do with its transpose.
+  Runtimes compute such a matrix once, as they do with its transpose;
+- numbers go into an exponential: ``c · exp(a - b) = exp(a + ln c - b)``.
 
 The products are taken in another order then, which changes no more than rounding as long as each is in range. So it is
 done in float32 and float64 only.
@@ -126,7 +127,7 @@ class _Writer:
         factors = [v for x in _inputs(node) for v in self.factors(x)]
         if len(factors) > _MOST_FACTORS:
             return
-        fewer = self.put_later(factors) or self.absorbed(factors)
+        fewer = self.put_later(factors) or self.absorbed(factors) or self.in_exponent(factors)
         if fewer is not None:
             factors = fewer
         elif self.cheapest(factors).cost >= self.written_cost(node):
@@ -172,6 +173,20 @@ class _Writer:
                 scale = self.multiplied(scales)
                 scale = self.op.reshape(scale, (1 if size_of(scale.shape) == 1 else matrix.shape[-1],))
                 return [self.op.MatMul(a, matrix * scale).value, *_without(others, scales)]
+        return None
+
+    def in_exponent(self, factors: Sequence[ir.Value]) -> list[ir.Value] | None:
+        """``c · exp(a - b) = exp(a + ln c - b)`` for numbers c above 0 and a constant a, as in a normal density."""
+        for x in factors:
+            node = self.emitted(x, "Exp")
+            difference = None if node is None else self.emitted(_inputs(node)[0], "Sub")
+            if difference is None or not self.used(x, 1) or not self.used(difference.outputs[0], 1):
+                continue
+            a, b = (self.tensor(v) for v in _inputs(difference))
+            numbers = [v for v in factors if self.is_above_0(v)]
+            if numbers and self.op.is_fixed(a) and a.rank == 0:
+                factor = self.op.reshape(self.multiplied(numbers), ())
+                return [self.op.Exp(a + self.op.Log(factor) - b).value, *_without(factors, [x, *numbers])]
         return None
 
     def scaled_rows(self, node: ir.Node) -> None:
@@ -246,6 +261,13 @@ class _Writer:
     def is_matrix(self, x: Tensor) -> bool:
         """Whether a tensor is a constant matrix."""
         return x.rank == 2 and all(isinstance(d, int) for d in x.shape) and self.op.is_fixed(x)
+
+    def is_above_0(self, value: ir.Value) -> bool:
+        """Whether a factor is one number above 0: a known one, or made of such."""
+        known, node = self.tensor(value).const, value.producer()
+        if node is not None and node.op_type in ("Mul", "Reciprocal") and not node.domain:
+            return all(map(self.is_above_0, _inputs(node)))
+        return known is not None and known.size == 1 and bool(known.min() > 0)
 
     def scales(self, value: ir.Value, product: Tensor) -> bool:
         """Whether a factor is constant, and one number for each column of a product, or for all."""

@@ -154,8 +154,9 @@ def _gelu(op: Builder, x: Tensor, approximate: str) -> Tensor:
         x = op.Clip(x, -32.0, 32.0)
         t = op.Tanh(root * (x + 0.044715 * x * x * x))
         return 0.5 * (1 + t) + 0.5 * x * (1 - t) * (1 + t) * (root * (1 + 0.134145 * x * x))
-    density = op.Exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
-    return 0.5 * (1 + op.Erf(x * math.sqrt(0.5))) + x * density
+    u = x * math.sqrt(0.5)
+    density = op.Exp(-0.5 * math.log(2 * math.pi) - u * u)
+    return 0.5 * (1 + op.Erf(u)) + x * density
 
 
 def _mish(op: Builder, x: Tensor) -> Tensor:

@@ -145,18 +145,24 @@ def test_no_infinity_gets_through_a_mask(case: str) -> None:
     np.testing.assert_array_equal(pulled_back(added)[:2], 0)
 
 
+ONE = np.ones(1, np.float32)
 HARMLESS = {
     "division by weights": [node("Relu", "x", "r"), node("Div", "r three")],
     "division by what is above 0": [node("Relu", "x", "r"), node("Mul", "r r", "s"), node("Add", "s three", "d"),
                                     node("Sqrt", "d", "n"), node("Div", "r n")],
     "a logarithm of what is above 0": [node("Relu", "x", "r"), node("Add", "r three", "s"), node("Log", "s")],
     "a whole power": [node("Relu", "x", "r"), node("Pow", "r three")],
+    "a norm beside it": [node("Pow", "x two", "p"), node("ReduceSum", "p", "s", keepdims=1), node("Sqrt", "s", "n"),
+                         node("Relu", "x", "r"), node("Mul", "r n")],
+    "division by one at least": [node("Shape", "x", "shape"),
+                                 node("ConstantOfShape", "shape", "ones", value=onnx.numpy_helper.from_array(ONE)),
+                                 node("Max", "x ones", "m"), node("Relu", "x", "r"), node("Div", "r m")],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", HARMLESS)
 def test_what_is_finite_is_no_danger(case: str) -> None:
-    added = onnxgrad.vjp(model(HARMLESS[case], three=3))
+    added = onnxgrad.vjp(model(HARMLESS[case], two=2, three=3))
     assert "Where" not in operators(added)
     assert np.isfinite(pulled_back(added)).all()
 
