@@ -26,9 +26,10 @@ from onnxgrad.errors import (
     UnknownNameError,
     level_outside,
 )
-from onnxgrad.graph.builder import Builder, drawing_node
+from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.dims import size_of
 from onnxgrad.graph.flow import reads
+from onnxgrad.graph.random import drawing_node
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.model.metadata import record
 from onnxgrad.model.names import values_of

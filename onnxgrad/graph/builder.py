@@ -13,8 +13,7 @@ needed.
 from __future__ import annotations
 
 import contextlib
-from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,50 +21,14 @@ import onnx_ir as ir
 
 from onnxgrad.errors import Refusal
 from onnxgrad.graph import content, flow, forms, infer, operands, products, sequences, simplify
-from onnxgrad.graph.dims import Dim, Shape, broadcast, broadcast_of, dim_mul, division_of, size_of, terms_of
-from onnxgrad.graph.node import Node, attribute_defaults, python_attributes, since_version
+from onnxgrad.graph.dims import Dim, Shape, broadcast, broadcast_of, division_of, terms_of
+from onnxgrad.graph.node import Node, attribute, attribute_defaults, hashable, python_attributes, since_version
+from onnxgrad.graph.random import drawing_node, is_random
+from onnxgrad.graph.scope import Scope
 from onnxgrad.graph.tensor import Tensor
-
-#: Operators whose result is not determined by their inputs: never shared.
-_RANDOM = {
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout",
-}  # fmt: skip
-
-#: Operators that are taken out of loops: those that cannot fail, even where no iteration would have run them.
-_HOISTED = frozenset(
-    "Add Cast Concat Cos Exp Expand Identity Mul Neg Reciprocal Reshape Shape Sigmoid Sin Sub Tanh Transpose".split()
-)
 
 #: Operators behind which onnxruntime moves a `DequantizeLinear`.
 _PROPAGATED = frozenset("Flatten Gather MaxPool Slice Squeeze Transpose Unsqueeze Reshape".split())
-
-#: Key in the `meta` of nodes that were put in the place of those that work on sequences.
-_FOR_SEQUENCES = "onnxgrad.for_sequences"
-
-
-class Scope:
-    """Where nodes are emitted: the model's graph, or a body inside it, which sees what is around it.
-
-    Attributes:
-        nodes: the nodes emitted so far.
-        memo: what was emitted, to be found again.
-        sources: where each size can be read.
-
-    Args:
-        outer: the scope around it.
-        beside: whether only the nodes are kept apart, and what is emitted can be used in `outer`.
-    """
-
-    def __init__(self, outer: Scope | None = None, beside: bool = False) -> None:
-        self.outer = outer
-        self.nodes: list[ir.Node] = []
-        self.memo: MutableMapping[tuple[Any, ...], tuple[Tensor | None, ...]] = {}
-        self.sources: MutableMapping[Dim, tuple[Tensor, int]] = {}
-        if beside and outer is not None:
-            self.memo, self.sources = outer.memo, outer.sources
-        elif outer is not None:
-            self.memo = ChainMap({}, outer.memo)
-            self.sources = ChainMap({}, outer.sources)
 
 
 class Builder:
@@ -136,7 +99,7 @@ class Builder:
         for node in list(graph):
             self._type_node(node)
         if self.settled and self.has_sequences:
-            _remove_unused(graph)
+            sequences.remove_unused(graph)
 
     def _declare(self, value: ir.Value, declared: ir.Value) -> None:
         """Take a value's type from its declaration."""
@@ -197,12 +160,8 @@ class Builder:
                 tensor.content = elements
             if tensor is not None and value in self.grown:
                 self.sequences[self.grown[value]] = sequences.Items(stack=tensor)
-        if (
-            node.domain == ""
-            and node.op_type not in _RANDOM
-            and not any(isinstance(a, ir.Graph) for a in attrs.values())
-        ):
-            key = (node.op_type, tuple(id(v) if v else None for v in node.inputs), _hashable(attrs), len(node.outputs))
+        if node.domain == "" and not is_random(node) and not any(isinstance(a, ir.Graph) for a in attrs.values()):
+            key = (node.op_type, tuple(id(v) if v else None for v in node.inputs), hashable(attrs), len(node.outputs))
             self._within.memo.setdefault(key, tuple(self._tensors.get(v) for v in node.outputs))
         if not self.has_sequences:
             return None
@@ -233,7 +192,7 @@ class Builder:
                 self._register(y, (found.dtype, found.shape))
             return None
         for each in new:
-            each.meta[_FOR_SEQUENCES] = True
+            each.meta[sequences.FOR_SEQUENCES] = True
         node.graph.insert_before(node, new)
         if found is not None:
             named, name = y.is_graph_output(), y.name
@@ -346,7 +305,7 @@ class Builder:
         self, op_type: str, operands: Sequence[Tensor | None], attrs: dict[str, Any], outputs: int, shape: Any
     ) -> tuple[Tensor, ...]:
         """Emit a node, unless there is an equal one."""
-        key = (op_type, tuple(id(t.value) if t else None for t in operands), _hashable(attrs), outputs)
+        key = (op_type, tuple(id(t.value) if t else None for t in operands), hashable(attrs), outputs)
         known = self._within.memo.get(key)
         if known is None or None in known:
             known = self._within.memo[key] = self._append(op_type, operands, attrs, outputs, shape)
@@ -360,7 +319,7 @@ class Builder:
             "",
             op_type,
             [t.value if t is not None else None for t in operands],
-            [_attribute(k, v) for k, v in attrs.items()],
+            [attribute(k, v) for k, v in attrs.items()],
             num_outputs=outputs,
             name=name,
         )
@@ -590,25 +549,9 @@ class Builder:
             x = self.ReduceSum(x, axes, keepdims=1, noop_with_empty_axes=1, shape=result)
         return x
 
-    def broadcast_shape(self, *tensors: Tensor) -> Shape:
-        """Return the shape that the tensors broadcast to."""
-        return broadcast(*(t.shape for t in tensors))
-
-    def fold_leading(self, x: Tensor, axes: int) -> Tensor:
-        """Merge the first `axes` axes into one."""
-        return self.reshape(x, (size_of(x.shape[:axes]), *x.shape[axes:]))
-
-    def product(self, *dims: Dim) -> Dim:
-        """Return the product of sizes."""
-        return dim_mul(*dims)
-
     def cast(self, x: Tensor, dtype: ir.DataType) -> Tensor:
         """Convert `x` to another element type."""
         return self.Cast(x, to=dtype)
-
-    def where(self, mask: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
-        """Choose `a` where `mask` holds, else `b`."""
-        return self.Where(mask, a, b)
 
     def masked(self, mask: Tensor, ct: Tensor, holds: bool = True) -> Tensor:
         """Return a cotangent where `mask` holds (or does not), else 0.
@@ -675,7 +618,7 @@ class Builder:
             value = pending[-1]
             node = value.producer()
             sources = [] if node is None else [v for v in node.inputs if v is not None]
-            if node is None or node.op_type in _RANDOM or flow.is_flow(node):
+            if node is None or is_random(node) or flow.is_flow(node):
                 self._fixed[value] = value.is_initializer()
             elif all(v in self._fixed for v in sources) or any(self._fixed.get(v) is False for v in sources):
                 self._fixed[value] = all(self._fixed.get(v) for v in sources)
@@ -794,11 +737,7 @@ class Builder:
 
     def needed(self, outputs: Iterable[Tensor]) -> set[ir.Value]:
         """Return the values on which tensors depend within the body that is being built."""
-        found = {t.value for t in outputs}
-        for node in reversed(self.nodes):
-            if not found.isdisjoint(node.outputs):
-                found.update(flow.reads(node))
-        return found
+        return self._within.needed(t.value for t in outputs)
 
     def close(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], hoist: bool = False) -> ir.Graph:
         """Return the body that is being built as a graph, with what `outputs` need.
@@ -813,7 +752,7 @@ class Builder:
             results.append(value if fits else self.named_identity(tensor))
         if hoist:
             self.hoist(results, inputs)
-        live = self._live(set(results))
+        live = self._within.live(set(results))
         self.nodes.clear()
         return ir.Graph([t.value for t in inputs], results, nodes=live, name=self._unique("body", self._names))
 
@@ -821,22 +760,7 @@ class Builder:
         """Leave in the body that is being built only what `outputs` need; what is the same in each iteration goes to
         what is around it, except those themselves. Nothing may be emitted into the body after that but by `close`.
         """
-        outer, stay = self._within.outer, set(outputs)
-        assert outer is not None
-        live = self._live(set(stay))
-        inside = {*stay, *(t.value for t in inputs)}.union(*(node.outputs for node in live))
-        self.nodes.clear()
-        for node in live:
-            if (
-                node.op_type in _HOISTED
-                and not node.domain
-                and inside.isdisjoint(node.inputs)
-                and stay.isdisjoint(node.outputs)
-            ):
-                outer.nodes.append(node)
-                inside.difference_update(node.outputs)
-            else:
-                self.nodes.append(node)
+        self._within.hoist(outputs, (t.value for t in inputs))
 
     @contextlib.contextmanager
     def around(self) -> Iterator[None]:
@@ -859,7 +783,7 @@ class Builder:
             "",
             op_type,
             [None if t is None else t.value for t in inputs],
-            [*(ir.AttrGraph(k, g) for k, g in graphs.items()), *(_attribute(k, v) for k, v in attrs.items())],
+            [*(ir.AttrGraph(k, g) for k, g in graphs.items()), *(attribute(k, v) for k, v in attrs.items())],
             num_outputs=len(types),
             name=name,
         )
@@ -877,26 +801,16 @@ class Builder:
 
     def is_known(self, dim: Dim | None) -> bool:
         """Whether a size can be read where nodes are emitted now."""
-        if dim is None or isinstance(dim, int) or dim in self._within.sources:
-            return dim is not None
-        return all(self._is_known_atom(atom) for _, atoms in terms_of(dim) for atom in atoms)
+        return self._within.knows(dim)
 
     def is_size_of(self, dim: Dim, values: Iterable[ir.Value]) -> bool:
         """Whether a size is one of values that are the only place to read it from."""
-        source = self._within.sources.get(dim)
-        return source is not None and source[0].value in set(values)
+        return self._within.is_size_of(dim, values)
 
     def is_known_around(self, dim: Dim) -> bool:
         """Whether a size can be read around the body that is being built."""
-        with self.around():
-            return self.is_known(dim)
-
-    def _is_known_atom(self, atom: str) -> bool:
-        if atom in self._within.sources:
-            return True
-        division = division_of(atom)
-        parts = [division[0]] if division is not None else broadcast_of(atom)
-        return parts is not None and all(part != atom and self.is_known(part) for part in parts)
+        assert self._within.outer is not None
+        return self._within.outer.knows(dim)
 
     def trips(self, count: Dim) -> Dim:
         """Return how often a loop runs that counts to `count`: that itself, where it is known not to be negative."""
@@ -919,7 +833,7 @@ class Builder:
         """Write to the model the emitted nodes that `outputs` (further outputs of it) need, and drop the rest."""
         results = set(outputs) | set(self.model.graph.outputs)
         needed = set(results)
-        live = self._live(needed)
+        live = self._within.live(needed)
         self._within.memo.clear()  # what was discarded must not be found again
         assert all(v not in self._phantoms for node in live for v in node.outputs), "a placeholder survived"
         fast = forms.fast_forms(self, flow.without_empty_scans(self, live))
@@ -929,85 +843,9 @@ class Builder:
                 self.model.graph.initializers.pop(value.name)  # type: ignore[arg-type]
         self.nodes.clear()
 
-    def _live(self, needed: set[ir.Value]) -> list[ir.Node]:
-        """Return those of the emitted nodes that lead to `needed` values, to which what they read is added; discard the
-        rest.
-        """
-        live: list[ir.Node] = []
-        for node in reversed(self.nodes):
-            if needed.isdisjoint(node.outputs):
-                _discard(node)
-            else:
-                needed.update(flow.reads(node))
-                live.append(node)
-        return live[::-1]
-
-
-def _remove_unused(graph: ir.Graph) -> None:
-    """Remove what had to do with sequences and is used no more; such values cannot be asked for."""
-    for node in reversed(list(graph)):
-        concerned = node.domain == "" and (node.op_type in sequences.RESOLVERS or _FOR_SEQUENCES in node.meta)
-        tensor = node.op_type == "Identity" and _FOR_SEQUENCES not in node.meta
-        if concerned and not tensor and not any(v.uses() or v.is_graph_output() for v in node.outputs):
-            graph.remove(node, safe=True)
-
-
-def _discard(node: ir.Node) -> None:
-    """Let a node use nothing any more."""
-    for i in range(len(node.inputs)):
-        node.replace_input_with(i, None)
-    for _, graph in flow.graphs_in(node):
-        for inner in graph:
-            _discard(inner)
-
 
 def _alias(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Return the same data under another object, since a tensor is renamed along with what it initializes."""
     if isinstance(tensor, ir.StringTensor):
         return ir.StringTensor(tensor.raw, shape=tensor.shape)
     return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()))
-
-
-def drawing_node(nodes: Iterable[ir.Node]) -> ir.Node | None:
-    """Return the first of the nodes, or of those in bodies of them, that draws random numbers.
-
-    A `Dropout` does unless it is known to be in inference mode.
-    """
-    for node in nodes:
-        mode = node.inputs[2] if node.op_type == "Dropout" and len(node.inputs) > 2 else None
-        known = None if mode is None or not mode.is_initializer() else mode.const_value
-        still = node.op_type == "Dropout" and (mode is None or (known is not None and not known.numpy().any()))
-        if node.domain == "" and node.op_type in _RANDOM and not still:
-            return node
-        for _, graph in flow.graphs_in(node):
-            inside = drawing_node(graph)
-            if inside is not None:
-                return inside
-    return None
-
-
-def _hashable(attrs: dict[str, Any]) -> tuple[Any, ...]:
-    def freeze(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return tuple(value)
-        return value if isinstance(value, (int, float, str, ir.DataType)) else id(value)
-
-    return tuple(sorted((name, freeze(value)) for name, value in attrs.items()))
-
-
-def _attribute(name: str, value: Any) -> ir.Attr:
-    if isinstance(value, ir.DataType):
-        return ir.AttrInt64(name, value.value)
-    if isinstance(value, float):
-        return ir.AttrFloat32(name, value)
-    if isinstance(value, int):
-        return ir.AttrInt64(name, int(value))
-    if isinstance(value, str):
-        return ir.AttrString(name, value)
-    if isinstance(value, (list, tuple)):
-        if any(isinstance(v, float) for v in value):
-            return ir.AttrFloat32s(name, [float(v) for v in value])
-        if any(isinstance(v, str) for v in value):
-            return ir.AttrStrings(name, list(value))
-        return ir.AttrInt64s(name, list(value))
-    return ir.AttrTensor(name, value)

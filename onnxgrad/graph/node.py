@@ -113,3 +113,33 @@ class Node:
 def python_attributes(node: ir.Node) -> dict[str, Any]:
     """Return a node's own attributes as Python values."""
     return {name: a.value for name, a in node.attributes.items() if not a.is_ref()}
+
+
+def attribute(name: str, value: Any) -> ir.Attr:
+    """Return an attribute from a Python value, or a type of elements."""
+    if isinstance(value, ir.DataType):
+        return ir.AttrInt64(name, value.value)
+    if isinstance(value, float):
+        return ir.AttrFloat32(name, value)
+    if isinstance(value, int):
+        return ir.AttrInt64(name, int(value))
+    if isinstance(value, str):
+        return ir.AttrString(name, value)
+    if isinstance(value, (list, tuple)):
+        if any(isinstance(v, float) for v in value):
+            return ir.AttrFloat32s(name, [float(v) for v in value])
+        if any(isinstance(v, str) for v in value):
+            return ir.AttrStrings(name, list(value))
+        return ir.AttrInt64s(name, list(value))
+    return ir.AttrTensor(name, value)
+
+
+def hashable(attrs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return attributes as a key, in which tensors and graphs are the same only if they are the same object."""
+
+    def freeze(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return tuple(value)
+        return value if isinstance(value, (int, float, str, ir.DataType)) else id(value)
+
+    return tuple(sorted((name, freeze(value)) for name, value in attrs.items()))

@@ -24,6 +24,8 @@ from onnxgrad.graph.tensor import Tensor
 if TYPE_CHECKING:
     from onnxgrad.graph.builder import Builder
 
+#: Key in the `meta` of nodes that were put in the place of those that work on sequences.
+FOR_SEQUENCES = "onnxgrad.for_sequences"
 #: Length up to which a sequence of slices is a list; above, it is stacked.
 _LONGEST_LIST = 64
 
@@ -337,3 +339,12 @@ def _appended(op: Builder, s: State, user_graph: object) -> Tensor | None:
     if not (alone and resolved and tensor is not None and before is not None and before.tensors == ()):
         return None
     return tensor if all(map(op.is_known, tensor.shape)) else None
+
+
+def remove_unused(graph: ir.Graph) -> None:
+    """Remove what had to do with sequences and is used no more; such values cannot be asked for."""
+    for node in reversed(list(graph)):
+        concerned = node.domain == "" and (node.op_type in RESOLVERS or FOR_SEQUENCES in node.meta)
+        tensor = node.op_type == "Identity" and FOR_SEQUENCES not in node.meta
+        if concerned and not tensor and not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            graph.remove(node, safe=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.graph.dims import Dim, Shape, broadcast, dim_add, dim_div, size_of
+from onnxgrad.graph.dims import Dim, Shape, broadcast, dim_add, dim_div, dim_mul, size_of
 from onnxgrad.graph.equation import equation_of, sizes_of, terms_of
 from onnxgrad.graph.sizes import POINTWISE
 from onnxgrad.graph.tensor import Tensor
@@ -385,7 +385,7 @@ def concat_transposed(op: Builder, operands: Operands, attrs: dict[str, Any]) ->
     if orders.count(order) < len(orders) or len({s.shape[order[-1]] for s in sources}) > 1:
         return None
     moved = op.Transpose(op.Concat(*sources, axis=order[-2] - len(order)), perm=order)
-    return op.reshape(moved, (*moved.shape[:-2], op.product(*moved.shape[-2:])))
+    return op.reshape(moved, (*moved.shape[:-2], dim_mul(*moved.shape[-2:])))
 
 
 def _flat_transpose_of(op: Builder, x: Tensor) -> tuple[Tensor, list[int]] | None:
@@ -396,7 +396,7 @@ def _flat_transpose_of(op: Builder, x: Tensor) -> tuple[Tensor, list[int]] | Non
     if inner is None or node is None or inner.rank < 2 or "perm" not in node.attributes:
         return None
     source = op.tensor(node.inputs[0])
-    joined = (*inner.shape[:-2], op.product(*inner.shape[-2:]))
+    joined = (*inner.shape[:-2], dim_mul(*inner.shape[-2:]))
     return None if source is None or x.shape != joined else (source, list(node.attributes["perm"].as_ints()))
 
 

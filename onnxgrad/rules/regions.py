@@ -199,7 +199,7 @@ def _sampled_windows(op: Builder, node: Node) -> Tensor:
         last = op.cast(op.size(space[axis]), one.dtype) - 1.0
         return [zero_outside(op, tap, last) for tap in linear_taps(op, one + op.cast(inside + first, one.dtype))]
 
-    start = op.range(op.product(batch, sets)) * op.size(size_of(space))
+    start = op.range(dim_mul(batch, sets)) * op.size(size_of(space))
     start, rows = op.reshape(start, (batch, sets, *[1] * (2 * many))), rows_of(op, x, sets)
     along = [taps(axis) for axis in range(many)]
     sampled = op.Sum(*(pixels(op, rows, place + start, weight) for place, weight in corners(op, along, space)))

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxgrad.errors import Refusal
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.dims import Dim, dim_floordiv, size_of
+from onnxgrad.graph.dims import Dim, dim_floordiv, dim_mul, size_of
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules import samples
@@ -56,7 +56,7 @@ def rows_of(op: Builder, x: Tensor, sets: int = 1) -> Tensor:
     """
     depth, area = dim_floordiv(x.shape[1], sets), size_of(x.shape[2:])
     image = op.swap(op.reshape(x, (x.shape[0], sets, depth, area)))
-    return op.reshape(image, (op.product(x.shape[0], sets, area), depth))
+    return op.reshape(image, (dim_mul(x.shape[0], sets, area), depth))
 
 
 def pixels(op: Builder, rows: Tensor, place: Tensor, weight: Tensor | None) -> Tensor:

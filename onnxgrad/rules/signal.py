@@ -77,12 +77,12 @@ def _dft_back(op: Builder, node: Node, ct: Tensor) -> Tensor:
         ct = op.cast(ct, ir.DataType.FLOAT)
     seeds, (_, n, _, own) = seeds_of(ct, node.y), _lines(op, node, node.x)
     before, many, behind, parts = _lines(op, node, node.y)
-    before = op.product(*seeds, before)
+    before = dim_mul(*seeds, before)
     length: Dim = many
     if onesided and not inverse:
         length = counting(op, n if given is None else given).shape[0]
     lines = op.reshape(ct, (before, many, behind, parts))
-    z = op.reshape(op.swap(lines, 1, 2), (op.product(before, behind), many, parts))
+    z = op.reshape(op.swap(lines, 1, 2), (dim_mul(before, behind), many, parts))
     if inverse:
         z = _transform(op, z, length) * op.one_over(length, z.dtype)
     else:

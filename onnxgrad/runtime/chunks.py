@@ -12,7 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.errors import MemoryBoundError, RunError
-from onnxgrad.graph.builder import Builder, drawing_node
+from onnxgrad.graph.builder import Builder
+from onnxgrad.graph.random import drawing_node
 from onnxgrad.runtime.buffers import BufferPool
 from onnxgrad.runtime.memory import Footprint, in_bytes
 from onnxgrad.runtime.parallel import side_by_side
