@@ -11,19 +11,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnxgrad.graph.builder import Builder
-from onnxgrad.graph.dims import Dim, Shape, dim_add, dim_floordiv, dim_mul, dim_sub, size_of
+from onnxgrad.graph.dims import Dim, Shape, dim_add, dim_floordiv, dim_mul, dim_sub, elements, size_of
 from onnxgrad.graph.node import Node
 from onnxgrad.graph.tensor import Tensor
 from onnxgrad.rules.scatter import joined, pad
 
 #: Kernels up to this size are unrolled into slices.
 _FEW = 64
-#: Number of channels of the result below which `ConvTranspose` is the faster one.
-_NARROW = 8
-#: Above how many times the arithmetic (see `_growth`) it is, too. Times of `Conv` over `ConvTranspose`, channels of ȳ
-#: and x̄, image of ȳ, kernel: 3.2 for 20, 10, 8 × 8, 5 × 5 (5.8 times the arithmetic); 1.7 for 32, 16, 8 × 8, 5 × 5 (2.3
-#: times); 0.7 for 64, 64, 3 × 3, 3 × 3 (2.8 times).
-_MOST_GROWTH = 4
+#: Channels of images are in blocks of so many in onnxruntime, and what is missing of the last one is computed, too. Of
+#: what is read, this is so from one block on.
+_BLOCK = 16
+#: How many multiplications take as long as adding one number to an image, or moving it: 0.3 ns against 0.01. They take
+#: twice as long where the result has one block of channels.
+_MOVING = 30
 
 
 @dataclass(frozen=True)
@@ -173,13 +173,12 @@ def _as_convolution(
 ) -> Tensor | None:
     """Write the overlay as a `Conv` with the kernel mirrored, where windows lie at every element.
 
-    A constant kernel is mirrored before the first run. Then this is faster in onnxruntime (1.32), but for few channels
-    in the result: three to nine times where it is depthwise, 5 to 15 % in whole networks, more on many cores
-    (`ConvTranspose` adds up in one thread).
+    A constant kernel is mirrored before the first run. Then this is the faster one in onnxruntime (1.32) wherever
+    channels fill blocks, or are few in `ct` (see `_pays`), and where it is depthwise.
     """
     if any(s != 1 for s in w.strides) or not op.is_fixed(weight) or not _known(weight.shape):
         return None
-    if group == 1 and (int(weight.shape[1]) < _NARROW or _growth(weight.shape, w) > _MOST_GROWTH):
+    if group == 1 and not _pays(weight.shape, w):
         return None
     reach = [d * (int(k) - 1) for k, d in zip(weight.shape[2:], w.dilations, strict=True)]
     before = [r - p for r, p in zip(reach, w.before, strict=True) if isinstance(p, int)]
@@ -189,14 +188,25 @@ def _as_convolution(
     return op.Conv(ct, _mirrored(op, weight, group), pads=[*before, *behind], group=group, **_spacing(w))
 
 
-def _growth(weight: Shape, w: Windows) -> float:
-    """Return how many times as much a `Conv` computes: for each element of the image, and for channels that fill blocks
-    of 16, where `ConvTranspose` takes what there is.
+def _pays(weight: Shape, w: Windows) -> bool:
+    """Whether a `Conv` takes less time than a `ConvTranspose`, as counted in multiplications.
+
+    The counts order these two as their times do wherever these differ by a third or more (docs/performance.md has
+    some), and by a few microseconds.
     """
-    if not _known((*w.size, *w.count)):
-        return 1.0
-    fill = math.prod(-(-int(c) // 16) * 16 / int(c) for c in weight[:2])
-    return fill * math.prod(int(n) for n in w.size) / max(math.prod(int(n) for n in w.count), 1)
+    read, made, *kernel = (int(size) for size in weight)
+    taps, image, windows = math.prod(kernel), elements(w.size), elements(w.count)
+    transposed = windows * taps * made * (read + _MOVING)
+    if w.rank != 2:  # no blocks, but each window is written down
+        return image * taps * read * (made + _MOVING) <= transposed
+    # out of the blocked layout, and into it again
+    transposed += sum(size * n for size, n in ((windows, read), (image, made)) if n >= _BLOCK) * _MOVING
+    filled = read if read < _BLOCK else _in_blocks(read)
+    return image * taps * filled * _in_blocks(made) * (2 if made <= _BLOCK else 1) <= transposed
+
+
+def _in_blocks(channels: int) -> int:
+    return -(-channels // _BLOCK) * _BLOCK
 
 
 def _scaled_kernel(op: Builder, ct: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
