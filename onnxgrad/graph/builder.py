@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from onnxgrad.errors import Refusal
 from onnxgrad.graph import content, flow, forms, infer, operands, products, sequences, simplify
-from onnxgrad.graph.dims import Dim, Shape, broadcast, broadcast_of, division_of, terms_of
+from onnxgrad.graph.dims import Dim, Shape, broadcast, broadcast_of, dim_mul, division_of, terms_of
 from onnxgrad.graph.node import Node, attribute, attribute_defaults, hashable, python_attributes, since_version
 from onnxgrad.graph.random import drawing_node, is_random
 from onnxgrad.graph.scope import Scope
@@ -548,6 +548,14 @@ class Builder:
             axes = self.Reshape(self.NonZero(differ), [-1])
             x = self.ReduceSum(x, axes, keepdims=1, noop_with_empty_axes=1, shape=result)
         return x
+
+    def repeated(self, x: Tensor, times: Sequence[int]) -> Tensor:
+        """Repeat each element of the last axes so many times along each of them; only float32 has a kernel for it."""
+        lead, shape = x.rank - len(times), x.shape
+        result = (*shape[:lead], *(dim_mul(n, d) for n, d in zip(times, shape[lead:], strict=True)))
+        scales = self.constant(np.array([*[1] * lead, *times], np.float32))
+        nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return self.Resize(x, None, scales, shape=result, **nearest)
 
     def cast(self, x: Tensor, dtype: ir.DataType) -> Tensor:
         """Convert `x` to another element type."""

@@ -11,6 +11,9 @@ Convolutions have a blocked layout in onnxruntime, in which it also executes `Ad
 `HardSigmoid`; around other operators it rearranges all elements. So what can be one of these is: of numbers from 0 to
 1, ``1 - x`` and ``a + (1 - a) x`` are a `HardSigmoid`, and masks that must hold together are multiplied.
 
+A `ConvTranspose` with strides and a kernel for each channel takes 2 ns per element. With zeros put between the elements
+of the cotangent (each is repeated, and all but one of its copies multiplied by 0), it is a `Conv` without strides.
+
 Sums at fixed positions, as where columns were picked, are scattered: 3 ns per element. A product with the matrix that
 has a 1 at each position, if there are few of them, takes a tenth of that, and is the same for finite cotangents, too.
 """
@@ -18,14 +21,17 @@ has a 1 at each position, if there are few of them, takes a tenth of that, and i
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad.graph.dims import elements
 from onnxgrad.graph.finite import finite_values
 from onnxgrad.graph.flow import graphs_in
+from onnxgrad.graph.node import attribute, python_attributes
 from onnxgrad.graph.steps import step_of
 from onnxgrad.graph.tensor import Tensor
 
@@ -46,8 +52,10 @@ _BOOLEAN = frozenset("And Equal Greater GreaterOrEqual Less LessOrEqual Not Or X
 _OPPOSITES = {"Greater": "LessOrEqual", "GreaterOrEqual": "Less", "Less": "GreaterOrEqual", "LessOrEqual": "Greater"}
 #: Operators that give numbers from 0 to 1, or (squared) from -1 to 1.
 _SHARES, _SIGNED_SHARES = frozenset(["Sigmoid", "HardSigmoid"]), frozenset(["Tanh"])
-#: Number of axes of what has a blocked layout.
-_BLOCKED = 4
+#: Number of axes of what has a blocked layout, number of channels that make a block, and what divides their number.
+_BLOCKED, _CHANNELS, _ALIGNED = 4, 16, 4
+#: Number of elements of an image from which, and of copies of each up to which, a `Conv` takes the place of strides.
+_FEWEST, _MOST_COPIES = 2**12, 4
 
 
 def fast_forms(op: Builder, nodes: Sequence[ir.Node]) -> list[ir.Node]:
@@ -76,6 +84,10 @@ class _Writer:
             share = self._complement(node)
             if share is not None:
                 self._become_linear(node, share, _Line(-1.0, 1.0))
+            if self._has_depthwise_strides(node):
+                with self.op.body() as new, self.op.unshared(), self.op.named_after(_scope(node)):
+                    self._become_convolution(node)
+                    result += new
             selection = self._selection(node)
             if selection is not None:
                 self.op.become(node, "MatMul", selection)
@@ -162,6 +174,45 @@ class _Writer:
             root = _input(made, 0).producer()
             return x if root is not None and not root.domain and root.op_type in _SIGNED_SHARES else None
         return x if made.op_type in _SHARES else None
+
+    def _has_depthwise_strides(self, node: ir.Node) -> bool:
+        """Whether a node is a `ConvTranspose` with strides, a constant kernel for each channel, and fixed sizes."""
+        if node.op_type != "ConvTranspose" or node.domain or len(node.inputs) > 2:
+            return False
+        y, (ct, kernel) = self.op.tensor(node.outputs[0]), (self.op.tensor(v) for v in node.inputs if v is not None)
+        if y is None or ct is None or kernel is None or y.dtype != ir.DataType.FLOAT or y.rank != _BLOCKED:
+            return False
+        fixed = all(isinstance(d, int) for t in (y, ct, kernel) for d in t.shape[1:])
+        strides = python_attributes(node).get("strides", [1])
+        if not fixed or not elements(y.shape[1:]) >= _FEWEST or not 1 < math.prod(strides) <= _MOST_COPIES:
+            return False
+        channels = python_attributes(node).get("group", 1)
+        alone = kernel.shape[1] == 1 and kernel.shape[0] == ct.shape[1] == channels
+        blocked = channels >= _CHANNELS and channels % _ALIGNED == 0
+        return alone and blocked and self.op.is_fixed(kernel) and self._is_finite(ct.value)
+
+    def _become_convolution(self, node: ir.Node) -> None:
+        """Turn such a node into a `Conv` of the cotangent with zeros between its elements."""
+        ct, kernel = (self.op.tensor(_input(node, i)) for i in range(2))
+        y, given = self.op.view(node).y, python_attributes(node)
+        assert ct is not None
+        assert kernel is not None
+        strides, dilations = given["strides"], given.get("dilations", [1, 1])
+        counts, size, sides = ([int(d) for d in t.shape[2:]] for t in (ct, y, kernel))
+        first = given.get("pads", [0] * 4)[:2]
+        before = [d * (k - 1) - p for d, k, p in zip(dilations, sides, first, strict=True)]
+        behind = [n - s * m + p for n, s, m, p in zip(size, strides, counts, first, strict=True)]
+        if min(*before, *behind) < 0:
+            return
+        wide = [s * m for s, m in zip(strides, counts, strict=True)]
+        places = np.zeros(wide)
+        places[:: strides[0], :: strides[1]] = 1
+        apart = self.op.repeated(ct, strides) * self.op.constant(places, ct.dtype)
+        mirror = self.op.Slice(kernel, [-1, -1], [-k - 1 for k in sides], [2, 3], [-1, -1], shape=kernel.shape)
+        self.op.become(node, "Conv", [apart, mirror])
+        node.attributes.clear()
+        attributes = {"group": given["group"], "pads": [*before, *behind], "dilations": list(dilations)}
+        node.attributes.update({name: attribute(name, value) for name, value in attributes.items()})
 
     def _selection(self, node: ir.Node) -> tuple[Tensor, Tensor] | None:
         """Return what is added up at fixed positions, and the matrix with which its product is the same."""

@@ -66,7 +66,7 @@ def max_pool(op: Builder, node: Node, ct: Tensor, index_ct: None = None) -> Tens
         index, ct = op.Where(found, index, 0), op.masked(found, ct)
     seeds, many = seeds_of(ct, y), size_of(y.shape)
     if not seeds and ct.dtype == ir.DataType.FLOAT and _tiles(w):
-        windows = {name: attributes[name] for name in attributes.keys() & {"kernel_shape", "pads", "strides"}}
+        windows = {name: attributes[name] for name in ("kernel_shape", "pads", "strides") if name in attributes}
         back = flat = op.MaxUnpool(ct, index, shape=x.shape, **windows)
     else:
         places = op.reshape(index, (many,))
@@ -160,9 +160,14 @@ def max_unpool(op: Builder, node: Node, ct: Tensor) -> Tensor:
 
 
 def _hand_out(op: Builder, ct: Tensor, w: Windows) -> Tensor:
-    """The adjoint of summing each window, ``(…, *count)`` to ``(…, *size)``: one channel is convolved with ones."""
+    """The adjoint of summing each window, ``(…, *count)`` to ``(…, *size)``: one channel is convolved with ones.
+
+    Where windows cover an image without overlaps, each number is repeated, which keeps the channels together.
+    """
     if w.kernel == w.size and all(m == 1 for m in w.count) and not _is_padded(w):
         return ct  # spread by the driver
+    if w.rank == 2 and ct.dtype == ir.DataType.FLOAT and _tiles(w):
+        return folded(op, ct, 1 + w.rank, lambda ct: op.repeated(ct, [int(k) for k in w.kernel]))
     ones = op.constant(np.ones((1, 1, *w.kernel)), ct.dtype)
 
     def spread(ct: Tensor) -> Tensor:

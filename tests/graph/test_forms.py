@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 import onnxgrad
 from tests.harness import Runner
 
+RNG = np.random.default_rng(2)
 X = np.array([-2.0, -0.5, -0.0, 0.0, 1e-30, 0.5, 3.0, 7.0])
 
 
@@ -261,3 +262,64 @@ def test_no_infinity_gets_into_other_columns() -> None:
     x = np.array([[4, 0, 4, 4, 4, 4, 4, 4]], np.float32)
     found = Runner(derived)({"x": x, "adj_y": np.ones((1, 4), np.float32)})["adj_x"]
     np.testing.assert_array_equal(found, [[0, np.inf, 0, 0.5, 0, 0, 0, 0.25]])
+
+
+def strided(
+    dtype: int, channels: int = 16, image: Sequence[int | str] = (24, 20), then: str = "Tanh", **attributes: Any
+) -> onnx.ModelProto:
+    """Return the model of a convolution with a kernel for each channel, and something behind it."""
+    sides = attributes.pop("kernel", [3, 3])
+    kernel = np.random.default_rng(7).normal(size=(channels, 1, *sides))
+    nodes = [node("Conv", "x w", "c", group=channels, **attributes), node(then, "c")]
+    proto = model(nodes, dtype, w=kernel)
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", dtype, ["N", channels, *image]))
+    proto.graph.output[0].CopyFrom(onnx.ValueInfoProto(name="y"))
+    return onnx.shape_inference.infer_shapes(proto)
+
+
+STRIDED: dict[str, dict[str, Any]] = {
+    "by two": {"strides": [2, 2], "pads": [1, 1, 1, 1]},
+    "of a larger kernel": {"strides": [2, 2], "pads": [2, 2, 2, 2], "kernel": [5, 5]},
+    "along one axis": {"strides": [1, 2], "pads": [1, 1, 1, 1]},
+    "of an odd image": {"strides": [2, 2], "pads": [1, 1, 1, 1], "image": (23, 21)},
+    "with elements left out": {"strides": [2, 2], "kernel": [2, 3]},
+    "padded on one side": {"strides": [2, 2], "pads": [0, 1, 2, 0]},
+    "dilated": {"strides": [2, 2], "pads": [2, 2, 2, 2], "dilations": [2, 2]},
+}
+
+
+@pytest.mark.parametrize("case", STRIDED)
+def test_strides_of_single_channels_go_back_without_strides(case: str) -> None:
+    single, double = (strided(dtype, **STRIDED[case]) for dtype in (TensorProto.FLOAT, TensorProto.DOUBLE))
+    derived, reference = onnxgrad.vjp(single), onnxgrad.vjp(double)
+    assert "ConvTranspose" not in operators(derived)
+    assert "ConvTranspose" in operators(reference)
+    x = RNG.normal(size=(2, 16, *STRIDED[case].get("image", (24, 20))))
+    ct = RNG.normal(size=Runner(double)({"x": x})["y"].shape)
+    expected = Runner(reference)({"x": x, "adj_y": ct})["adj_x"]
+    found = Runner(derived)({"x": x.astype(np.float32), "adj_y": ct.astype(np.float32)})["adj_x"]
+    np.testing.assert_allclose(found, expected, atol=2e-5)  # sums of up to nine products of float32, some of 10
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"channels": 17}, {"channels": 8}, {"image": ("H", 20)}, {"image": (8, 8)}, {"then": "Sqrt"}],
+    ids=["channels that no block holds", "few channels", "an open size", "a small image", "infinite cotangents"],
+)
+def test_other_strides_go_back_as_they_are(other: dict[str, Any]) -> None:
+    derived = onnxgrad.vjp(strided(TensorProto.FLOAT, **STRIDED["by two"] | other))
+    assert "ConvTranspose" in operators(derived)
+
+
+def test_means_of_tiles_are_repeated() -> None:
+    nodes = [node("AveragePool", "x", kernel_shape=[2, 3], strides=[2, 3])]
+    proto = model(nodes)
+    for port, image in ((proto.graph.input[0], (4, 6)), (proto.graph.output[0], (2, 2))):
+        port.CopyFrom(helper.make_tensor_value_info(port.name, TensorProto.FLOAT, ["N", 2, *image]))
+    derived = onnxgrad.vjp(proto)
+    assert "ConvTranspose" not in operators(derived)
+    ct = RNG.normal(size=(3, 2, 2, 2)).astype(np.float32)
+    found = Runner(derived)({"x": np.zeros((3, 2, 4, 6), np.float32), "adj_y": ct})["adj_x"]
+    np.testing.assert_allclose(found, ct.repeat(2, 2).repeat(3, 3) / 6, rtol=1e-6)
+    jacobian = onnxgrad.load(proto).jacobian(np.zeros((1, 2, 4, 6), np.float32))
+    np.testing.assert_allclose(np.sum(jacobian, (1, 2, 3)).ravel(), np.full(48, 1 / 6), rtol=1e-6)
