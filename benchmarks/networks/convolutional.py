@@ -1,4 +1,4 @@
-"""Networks of convolutions: ResNet-18, a U-Net, and a small classifier."""
+"""Networks of convolutions: ResNet-18, MobileNetV2, a U-Net, and a small classifier."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _statistics(rng: np.random.Generator, name: str, channels: int) -> Weights:
     }
 
 
-def _normalized(ops: Any, w: Any, name: str, x: Any, stride: int = 1, padding: int = 1) -> Any:
-    x = ops.convolve(x, w[f"{name}_w"], stride, padding)
+def _normalized(ops: Any, w: Any, name: str, x: Any, stride: int = 1, padding: int = 1, groups: int = 1) -> Any:
+    x = ops.convolve(x, w[f"{name}_w"], stride, padding, groups)
     return ops.normalize(x, *(w[f"{name}_{what}"] for what in ("mean", "var", "scale", "bias")))
 
 
@@ -67,6 +67,45 @@ def resnet18() -> Network:
         return ops.linear(ops.mean(x, (2, 3)), w["classes_w"], w["classes_b"])
 
     return Network("resnet18", (3, 224, 224), (1000,), draw, forward)
+
+
+# --- MobileNetV2 (Sandler, Howard, Zhu, Zhmoginov & Chen, Inverted residuals and linear bottlenecks, 2018) ----------
+
+#: Of each group of blocks: how much wider one is inside, channels that go out, number of blocks, stride of the first.
+_INVERTED = (
+    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+)  # fmt: skip
+
+
+def mobilenet() -> Network:
+    """Return MobileNetV2 for images of 224 × 224 and 1000 classes."""
+    blocks, into = [], 32
+    for wider, out, count, stride in _INVERTED:
+        for i in range(count):
+            blocks.append((into, wider * into, out, stride if i == 0 else 1))
+            into = out
+
+    def draw(rng: np.random.Generator) -> Weights:
+        weights: Weights = {"stem_w": _conv(rng, 32, 3, 3), **_statistics(rng, "stem", 32)}
+        for i, (into, inside, out, _) in enumerate(blocks):
+            convolutions = {"a": (inside, into, 1), "b": (inside, 1, 3), "c": (out, inside, 1)}
+            for name, (channels, before, size) in convolutions.items():
+                weights[f"block{i}{name}_w"] = _conv(rng, channels, before, size)
+                weights |= _statistics(rng, f"block{i}{name}", channels)
+        weights |= {"head_w": _conv(rng, 1280, 320, 1), **_statistics(rng, "head", 1280)}
+        return weights | _linear(rng, "classes", 1000, 1280)
+
+    def forward(ops: Any, w: Any, x: Any) -> Any:
+        x = ops.relu6(_normalized(ops, w, "stem", x, 2))
+        for i, (into, inside, out, stride) in enumerate(blocks):
+            y = ops.relu6(_normalized(ops, w, f"block{i}a", x, 1, 0)) if inside > into else x
+            y = ops.relu6(_normalized(ops, w, f"block{i}b", y, stride, 1, inside))
+            y = _normalized(ops, w, f"block{i}c", y, 1, 0)
+            x = x + y if stride == 1 and into == out else y
+        x = ops.relu6(_normalized(ops, w, "head", x, 1, 0))
+        return ops.linear(ops.mean(x, (2, 3)), w["classes_w"], w["classes_b"])
+
+    return Network("mobilenet", (3, 224, 224), (1000,), draw, forward)
 
 
 # --- U-Net (Ronneberger, Fischer & Brox, U-Net: convolutional networks for biomedical image segmentation, 2015) ---

@@ -10,6 +10,7 @@ from jax import numpy as jnp
 
 tanh = jnp.tanh
 relu = jax.nn.relu
+relu6 = jax.nn.relu6
 
 #: Added to variances, as PyTorch does.
 _EPSILON = 1e-5
@@ -25,11 +26,11 @@ def gelu(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=False)
 
 
-def convolve(x: Array, w: Array, stride: int = 1, padding: int = 0) -> Array:
-    """Return the cross-correlation of images ``(N, C, H, W)`` with filters ``(D, C, h, w)``."""
-    return lax.conv_general_dilated(
-        x, w, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NCHW", "OIHW", "NCHW")
-    )
+def convolve(x: Array, w: Array, stride: int = 1, padding: int = 0, groups: int = 1) -> Array:
+    """Return the cross-correlation of images ``(N, C, H, W)`` with filters ``(D, C / groups, h, w)``."""
+    layout = ("NCHW", "OIHW", "NCHW")
+    pads = [(padding, padding)] * 2
+    return lax.conv_general_dilated(x, w, (stride, stride), pads, dimension_numbers=layout, feature_group_count=groups)
 
 
 def normalize(x: Array, mean: Array, var: Array, scale: Array, bias: Array) -> Array:

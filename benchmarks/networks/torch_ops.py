@@ -14,15 +14,16 @@ from torch.nn.functional import (
     linear,
     max_pool2d,
     relu,
+    relu6,
     scaled_dot_product_attention,
 )
 
 tanh = torch.tanh
 
 
-def convolve(x: Tensor, w: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-    """Return the cross-correlation of images ``(N, C, H, W)`` with filters ``(D, C, h, w)``."""
-    return conv2d(x, w, None, stride, padding)
+def convolve(x: Tensor, w: Tensor, stride: int = 1, padding: int = 0, groups: int = 1) -> Tensor:
+    """Return the cross-correlation of images ``(N, C, H, W)`` with filters ``(D, C / groups, h, w)``."""
+    return conv2d(x, w, None, stride, padding, groups=groups)
 
 
 def normalize(x: Tensor, mean: Tensor, var: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -82,5 +83,6 @@ __all__ = [
     "norm",
     "normalize",
     "relu",
+    "relu6",
     "tanh",
 ]
