@@ -32,8 +32,8 @@ so all of its figures come from one run on one machine: {machine}. {versions}.
 - **Compared first.** Before anything is timed, each result is held against that of the others, in the 2-norm,
   relative. Limits are {smooth:g} for smooth networks (float32 rounds by 6e-8, and sums are made in another order),
   {deep:g} for deep ones with kinks, {crowded:g} for MobileNetV2 (rounding moves single elements across a kink), and
-  {differences} times that for
-  central differences (which have two thirds of the digits). What differs is called wrong, and is not timed.
+  {differences} times that for central differences (which have two thirds of the digits). What differs is called wrong,
+  and is not timed.
 - **Each at its best.** Of JAX and PyTorch, several ways are tried in each task (`jacrev` and `jacfwd`; eager autograd
   and `torch.func`), of onnx-ad, both modes with all seeds at once and one by one, and the fastest is taken; it is named
   below. JAX runs compiled (`jit`), with small weights as constants. `torch.compile` stands apart, since it compiles for
