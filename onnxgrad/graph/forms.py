@@ -138,9 +138,12 @@ class _Writer:
         return numbers[mask]
 
     def _steps(self, mask: _Mask) -> list[_Step] | None:
-        """Return the steps of which a mask is the product, if it compares float32 with numbers."""
+        """Return the steps of which a mask is the product, if it compares float32 with numbers.
+
+        Not for a mask of the model's own: it may tell what is no number from what is one, and of that a step is none.
+        """
         node = mask.value.producer()
-        if node is None or node.domain or mask.dtype != ir.DataType.FLOAT:
+        if node is None or node.domain or node.graph is self.op.model.graph or mask.dtype != ir.DataType.FLOAT:
             return None
         if node.op_type == "Not":
             return self._steps(mask.opposite._replace(value=_input(node, 0)))
@@ -183,10 +186,12 @@ class _Writer:
         if y is None or ct is None or kernel is None or y.dtype != ir.DataType.FLOAT or y.rank != _BLOCKED:
             return False
         fixed = all(isinstance(d, int) for t in (y, ct, kernel) for d in t.shape[1:])
-        strides = python_attributes(node).get("strides", [1])
-        if not fixed or not elements(y.shape[1:]) >= _FEWEST or not 1 < math.prod(strides) <= _MOST_COPIES:
+        given = python_attributes(node)
+        if not fixed or elements(y.shape[1:]) < _FEWEST or given.keys() & {"auto_pad", "output_shape"}:
             return False
-        channels = python_attributes(node).get("group", 1)
+        if not 1 < math.prod(given.get("strides", [1])) <= _MOST_COPIES:
+            return False
+        channels = given.get("group", 1)
         alone = kernel.shape[1] == 1 and kernel.shape[0] == ct.shape[1] == channels
         blocked = channels >= _CHANNELS and channels % _ALIGNED == 0
         return alone and blocked and self.op.is_fixed(kernel) and self._is_finite(ct.value)

@@ -154,9 +154,11 @@ class _Writer:
             if small:
                 with self.op.body() as new:
                     picked.scale(self.multiplied(small))
-                place = self.written.index(picked.node)
-                self.written[place:place] = [*self.op.nodes, *new]
+                new[:0] = self.op.nodes  # the factors
                 self.op.nodes.clear()
+                self.own.update(new)
+                place = self.written.index(picked.node)
+                self.written[place:place] = new
                 return [x, *(v for v, factor in others if factor is None)]
         return None
 

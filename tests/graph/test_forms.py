@@ -71,6 +71,17 @@ def test_a_mask_of_float32_is_one_operator_and_a_product() -> None:
     assert added == Counter(["HardSigmoid", "Mul"])
 
 
+def test_a_choice_of_the_model_may_be_by_what_is_no_number() -> None:
+    """A comparison with NaN is false: the other side has the derivative, and no NaN comes into it."""
+    nodes = [node("Greater", "gate bound", "mask"), node("Mul", "x three", "other"), node("Where", "mask x other")]
+    proto = model(nodes, bound=2, three=3)
+    proto.graph.input.append(helper.make_tensor_value_info("gate", TensorProto.FLOAT, [8]))
+    derived = onnxgrad.vjp(proto, wrt="x")
+    gate = np.array([np.nan, 1, 3, np.inf, -np.inf, 2, np.nan, 2.5], np.float32)
+    found = Runner(derived)({"x": X.astype(np.float32), "gate": gate, "adj_y": np.ones(8, np.float32)})["adj_x"]
+    np.testing.assert_array_equal(found, [3, 3, 1, 1, 3, 3, 3, 1])
+
+
 def test_masks_that_must_hold_together_are_multiplied() -> None:
     """All of these operators stay in the blocked layout of convolutions."""
     added = operators(onnxgrad.vjp(model([node("Clip", "x low high")], low=0, high=6))) - Counter(["Clip"])
@@ -309,6 +320,22 @@ def test_strides_of_single_channels_go_back_without_strides(case: str) -> None:
 def test_other_strides_go_back_as_they_are(other: dict[str, Any]) -> None:
     derived = onnxgrad.vjp(strided(TensorProto.FLOAT, **STRIDED["by two"] | other))
     assert "ConvTranspose" in operators(derived)
+
+
+@pytest.mark.parametrize("padding", [{"auto_pad": "SAME_UPPER"}, {"output_shape": [24, 20]}, {"pads": [1, 0, 0, 1]}])
+def test_a_transposed_convolution_keeps_its_padding(padding: dict[str, Any]) -> None:
+    """Forward, the tangents go through an operator with the attributes of the model's own, whatever they are."""
+    results = []
+    x, tangent = RNG.normal(size=(2, 2, 16, 12, 10))
+    for dtype in (TensorProto.FLOAT, TensorProto.DOUBLE):
+        made = helper.make_node("ConvTranspose", ["x", "w"], ["y"], group=16, strides=[2, 2], **padding)
+        proto = model([made], dtype, w=np.random.default_rng(7).normal(size=(16, 1, 3, 3)))
+        proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", dtype, ["N", 16, 12, 10]))
+        proto.graph.output[0].CopyFrom(onnx.ValueInfoProto(name="y"))
+        derived = onnxgrad.jvp(onnx.shape_inference.infer_shapes(proto))
+        kind = helper.tensor_dtype_to_np_dtype(dtype)
+        results.append(Runner(derived)({"x": x.astype(kind), "fwd_x": tangent.astype(kind)})["fwd_y"])
+    np.testing.assert_allclose(results[0], results[1], atol=2e-5)
 
 
 def test_means_of_tiles_are_repeated() -> None:
