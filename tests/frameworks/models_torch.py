@@ -50,6 +50,16 @@ def cnn() -> nn.Module:
     )
 
 
+def mobile() -> nn.Module:
+    """Convolutions of single channels, one with strides, and the activations of networks for small devices."""
+    return nn.Sequential(
+        *(nn.Conv2d(2, 16, 1), nn.BatchNorm2d(16), nn.ReLU6()),
+        *(nn.Conv2d(16, 16, 3, stride=2, padding=1, groups=16), nn.BatchNorm2d(16), nn.ReLU6()),
+        *(nn.Conv2d(16, 4, 1), nn.LeakyReLU(0.125), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1), nn.SiLU(), nn.AvgPool2d(2)),
+        *(nn.Flatten(), nn.Linear(16, 2)),
+    )
+
+
 class UNet(nn.Module):
     """Down, up by a transposed convolution, and a way around; resized by bilinear interpolation at the end."""
 
@@ -133,6 +143,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "MLP": (mlp, (4,)),
     "residual MLP": (Residual, (5,)),
     "CNN": (cnn, (2, 6, 6)),
+    "mobile CNN": (mobile, (2, 16, 16)),
     "U-Net": (UNet, (1, 6, 6)),
     "LSTM": (lambda: Recurrent(nn.LSTM), (5, 3)),
     "GRU": (lambda: Recurrent(nn.GRU), (5, 3)),
@@ -145,7 +156,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 #: Models with a category for each sample as a further input, of so many.
 CATEGORIES = {"categories and experts": 5}
 #: Models whose Hessian is compared in a product with a vector.
-ALONG = {"U-Net"}
+ALONG = {"mobile CNN", "U-Net"}
 
 
 @functools.cache
