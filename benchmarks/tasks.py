@@ -29,7 +29,7 @@ INDEX = 0
 #: Largest relative differences (of 2-norms) at which two results count as the same.
 SMOOTH = 2e-5  # one operation in float32 rounds by 6e-8, and sums of hundreds of terms differ by their order
 DEEP = 1e-3  # many layers with kinks: an element that rounding moves across one changes a little of the result
-CROWDED = 1e-2  # MobileNetV2 has 6.7 million kinks, two for each of its activations
+CROWDED = 1e-2  # MobileNetV2 has 6.1 million activations, with two kinks each
 #: Factor for central differences: they have eps^(2/3) where others have eps, and see both sides of a kink nearby.
 DIFFERENCES = 100
 

@@ -549,13 +549,23 @@ class Builder:
             x = self.ReduceSum(x, axes, keepdims=1, noop_with_empty_axes=1, shape=result)
         return x
 
+    def ramp(self, x: Tensor, slope: float, offset: float) -> Tensor:
+        """Return ``clip(slope · x + offset, 0, 1)``: one operator where its attributes, float32, have all digits."""
+        if x.dtype == ir.DataType.FLOAT:
+            return self.HardSigmoid(x, alpha=slope, beta=offset)
+        return self.Clip(x * slope + offset, 0.0, 1.0)
+
     def repeated(self, x: Tensor, times: Sequence[int]) -> Tensor:
-        """Repeat each element of the last axes so many times along each of them; only float32 has a kernel for it."""
+        """Repeat each element of the last axes so many times along each of them."""
         lead, shape = x.rank - len(times), x.shape
         result = (*shape[:lead], *(dim_mul(n, d) for n, d in zip(times, shape[lead:], strict=True)))
-        scales = self.constant(np.array([*[1] * lead, *times], np.float32))
-        nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        return self.Resize(x, None, scales, shape=result, **nearest)
+        if x.dtype == ir.DataType.FLOAT and len(times) == 2:  # as onnxruntime does it in the layout of convolutions
+            scales = self.constant(np.array([*[1] * lead, *times], np.float32))
+            nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            return self.Resize(x, None, scales, shape=result, **nearest)
+        apart = self.reshape(x, (*shape[:lead], *(d for one in shape[lead:] for d in (one, 1))))
+        pairs = (d for one, n in zip(shape[lead:], times, strict=True) for d in (one, n))
+        return self.reshape(self.spread(apart, (*shape[:lead], *pairs)), result)
 
     def cast(self, x: Tensor, dtype: ir.DataType) -> Tensor:
         """Convert `x` to another element type."""

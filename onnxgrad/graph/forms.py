@@ -32,7 +32,7 @@ from onnxgrad.graph.dims import elements
 from onnxgrad.graph.finite import finite_values
 from onnxgrad.graph.flow import graphs_in
 from onnxgrad.graph.node import attribute, python_attributes
-from onnxgrad.graph.steps import step_of
+from onnxgrad.graph.steps import COMPLEMENT, is_share, step_of
 from onnxgrad.graph.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ _COLUMNS, _ELEMENTS = 64, 2**14
 _DTYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 _BOOLEAN = frozenset("And Equal Greater GreaterOrEqual Less LessOrEqual Not Or Xor".split())
 _OPPOSITES = {"Greater": "LessOrEqual", "GreaterOrEqual": "Less", "Less": "GreaterOrEqual", "LessOrEqual": "Greater"}
-#: Operators that give numbers from 0 to 1, or (squared) from -1 to 1.
-_SHARES, _SIGNED_SHARES = frozenset(["Sigmoid", "HardSigmoid"]), frozenset(["Tanh"])
 #: Number of axes of what has a blocked layout, number of channels that make a block, and what divides their number.
 _BLOCKED, _CHANNELS, _ALIGNED = 4, 16, 4
 #: Number of elements of an image from which, and of copies of each up to which, a `Conv` takes the place of strides.
@@ -83,7 +81,7 @@ class _Writer:
                     result += new
             share = self._complement(node)
             if share is not None:
-                self._become_linear(node, share, _Line(-1.0, 1.0))
+                self._become_linear(node, share, _Line(*COMPLEMENT))
             if self._has_depthwise_strides(node):
                 with self.op.body() as new, self.op.unshared(), self.op.named_after(_scope(node)):
                     self._become_convolution(node)
@@ -170,13 +168,7 @@ class _Writer:
         one, x = (self.op.tensor(_input(node, i)) for i in range(2))
         if one is None or x is None or not _is_number(one) or one.scalar != 1 or x.dtype != ir.DataType.FLOAT:
             return None
-        made = x.value.producer()
-        if x.rank != _BLOCKED or made is None or made.domain:
-            return None
-        if made.op_type == "Mul" and made.inputs[0] is made.inputs[1]:
-            root = _input(made, 0).producer()
-            return x if root is not None and not root.domain and root.op_type in _SIGNED_SHARES else None
-        return x if made.op_type in _SHARES else None
+        return x if x.rank == _BLOCKED and is_share(x.value) else None
 
     def _has_depthwise_strides(self, node: ir.Node) -> bool:
         """Whether a node is a `ConvTranspose` with strides, a constant kernel for each channel, and fixed sizes."""

@@ -9,7 +9,10 @@ to far smaller numbers, the slope is the greatest that there is: numbers below 3
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 
+#: Slope and offset of the `HardSigmoid` that is ``1 - x`` of a share (see `is_share`).
+COMPLEMENT = (-1.0, 1.0)
 #: Of each operator that compares: the sign of the slope of its step, and the number at the bound itself.
 _STEPS = {"Greater": (1, 0), "GreaterOrEqual": (1, 1), "Less": (-1, 0), "LessOrEqual": (-1, 1)}
 #: Slope of a step at 0, and the least one elsewhere: nothing else is to be taken for a step.
@@ -45,3 +48,15 @@ def comparison_of(slope: float, offset: float) -> tuple[str, float] | None:
         if step_of(comparison, bound) == (slope, offset):
             return comparison, bound
     return None
+
+
+def is_share(value: ir.Value) -> bool:
+    """Whether a value is from 0 to 1 by the operator that makes it: a sigmoid, or the square of a tanh."""
+    node = value.producer()
+    if node is None or node.domain:
+        return False
+    root = node.inputs[0]
+    if node.op_type == "Mul" and root is not None and root is node.inputs[1]:
+        made = root.producer()
+        return made is not None and not made.domain and made.op_type == "Tanh"
+    return node.op_type in ("Sigmoid", "HardSigmoid")

@@ -18,7 +18,7 @@ from onnx_ir.passes.common import (
 )
 
 from onnxgrad.errors import ModelReadError
-from onnxgrad.graph.steps import comparison_of
+from onnxgrad.graph.steps import COMPLEMENT, comparison_of, is_share
 from onnxgrad.model.lift import lift
 from onnxgrad.model.names import give_names, values_of
 from onnxgrad.model.opsets import agree_on_imports
@@ -181,24 +181,36 @@ def _give_each_output_its_node(model: ir.Model) -> None:
 
 
 def _spell_out_steps(model: ir.Model) -> None:
+    """Write the `HardSigmoid` of `onnxgrad.graph.forms` as what they stand for: comparisons, and ``1 - x``.
+
+    As they are, the first would have slopes, and the others none where x is just 0 or 1.
+    """
     for graph in graphs_of(model):
         for node in list(graph):
-            compared = _comparison(node)
+            given = _slope_and_offset(node)
+            compared = None if given is None else comparison_of(*given)
             if compared is not None:
                 comparison, number = compared
                 bound = ir.node("Constant", [], {"value": ir.tensor(np.float32(number))})
                 mask = ir.node(comparison, [node.inputs[0], bound.outputs[0]])
-                step = ir.node("Cast", mask.outputs, {"to": ir.DataType.FLOAT.value}, name=node.name)
-                new = [bound, mask, step]
-                ir.convenience.replace_nodes_and_values(graph, node, [node], new, node.outputs, step.outputs)
+                new = [bound, mask, ir.node("Cast", mask.outputs, {"to": ir.DataType.FLOAT.value}, name=node.name)]
+            elif given == COMPLEMENT and node.inputs[0] is not None and is_share(node.inputs[0]):
+                one = ir.node("Constant", [], {"value": ir.tensor(np.float32(1))})
+                new = [one, ir.node("Sub", [one.outputs[0], node.inputs[0]], name=node.name)]
+            else:
+                continue
+            ir.convenience.replace_nodes_and_values(graph, node, [node], new, node.outputs, new[-1].outputs)
 
 
-def _comparison(node: ir.Node) -> tuple[str, float] | None:
-    """Return the comparison and the bound that a `HardSigmoid` stands for, if it is a step."""
+def _slope_and_offset(node: ir.Node) -> tuple[float, float] | None:
+    """Return the attributes of a `HardSigmoid` of float32 (or of what is not known yet), if it has both."""
     given = [node.attributes.get(name) for name in ("alpha", "beta")]
-    if node.op_type != "HardSigmoid" or node.domain or any(a is None or a.is_ref() for a in given):
+    if node.op_type != "HardSigmoid" or node.domain or node.inputs[0] is None:
         return None
-    return comparison_of(*(a.as_float() for a in given if a is not None))
+    if node.inputs[0].dtype not in (None, ir.DataType.FLOAT):
+        return None
+    slope, offset = (a.value if a is not None and a.type == ir.AttributeType.FLOAT else None for a in given)
+    return None if slope is None or offset is None else (slope, offset)
 
 
 def _encode_strings(model: ir.Model) -> None:

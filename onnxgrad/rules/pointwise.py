@@ -10,8 +10,6 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 
-import onnx_ir as ir
-
 from onnxgrad.errors import Refusal
 from onnxgrad.graph.builder import Builder
 from onnxgrad.graph.node import Node
@@ -141,12 +139,8 @@ def _elu(op: Builder, x: Tensor, alpha: float) -> Tensor:
 
 
 def _hard_swish(op: Builder, x: Tensor) -> Tensor:
-    """``y = x · clip(x/6 + 1/2, 0, 1)``; PyTorch's derivative at the joints -3 and 3 is that of the straight sides.
-
-    In float32, the factor of x is an operator that has the layout of convolutions; attributes have no more digits.
-    """
-    single = x.dtype == ir.DataType.FLOAT
-    share = op.HardSigmoid(x, alpha=1 / 6, beta=0.5) if single else op.Clip(x * (1 / 6) + 0.5, 0.0, 1.0)
+    """``y = x · clip(x/6 + 1/2, 0, 1)``; PyTorch's derivative at the joints -3 and 3 is that of the straight sides."""
+    share = op.ramp(x, 1 / 6, 0.5)
     return share + x * _choose(op, (x > -3) & (x < 3), 1 / 6, 0.0, x)
 
 

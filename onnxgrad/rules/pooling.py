@@ -166,7 +166,7 @@ def _hand_out(op: Builder, ct: Tensor, w: Windows) -> Tensor:
     """
     if w.kernel == w.size and all(m == 1 for m in w.count) and not _is_padded(w):
         return ct  # spread by the driver
-    if w.rank == 2 and ct.dtype == ir.DataType.FLOAT and _tiles(w):
+    if _tiles(w):
         return folded(op, ct, 1 + w.rank, lambda ct: op.repeated(ct, [int(k) for k in w.kernel]))
     ones = op.constant(np.ones((1, 1, *w.kernel)), ct.dtype)
 

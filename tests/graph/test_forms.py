@@ -130,6 +130,17 @@ def test_the_derivative_of_an_image_stays_in_the_blocked_layout(case: str) -> No
     np.testing.assert_allclose(found, derivative(x.astype(np.float64)), atol=1e-6)
 
 
+def test_a_complement_is_one_when_read_again() -> None:
+    """Where a sigmoid is 1 to all digits, ``1 - s`` still has a slope: of s + x s (1 - s) by s it is 1 + x (1 - 2s)."""
+    derived = onnxgrad.vjp(images([node("Sigmoid", "x", "s"), node("Mul", "x s")]))
+    twice = onnxgrad.vjp(derived, of="adj_x", wrt="s", keep_outputs=False)
+    (record,) = [r for r in onnxgrad.derivatives(twice) if str(r.wrt) == "s"]
+    x = np.array([30, 25, -200, 0.5, 20, -1, 2, -300], np.float32).reshape(1, 2, 2, 2)
+    found = Runner(twice)({"x": x, "adj_y": np.ones_like(x), str(record.seed): np.ones_like(x)})[record.output]
+    exact = 1 + x.astype(np.float64) * (1 - 2 * sigmoid(x.astype(np.float64)))
+    np.testing.assert_allclose(found, exact, rtol=1e-5)  # sigmoids of float32, times up to 300
+
+
 def test_another_mask_is_cast() -> None:
     added = operators(onnxgrad.vjp(model([node("Relu", "x")], TensorProto.DOUBLE))) - Counter(["Relu"])
     assert added == Counter(["Greater", "Cast", "Mul"])
@@ -166,6 +177,8 @@ HARMLESS = {
     "a whole power": [node("Relu", "x", "r"), node("Pow", "r three")],
     "a norm beside it": [node("Pow", "x two", "p"), node("ReduceSum", "p", "s", keepdims=1), node("Sqrt", "s", "n"),
                          node("Relu", "x", "r"), node("Mul", "r n")],
+    "division by a choice above 0": [node("Greater", "x two", "m"), node("Where", "m two three", "d"),
+                                     node("Sum", "d d d", "s"), node("Relu", "x", "r"), node("Div", "r s")],
     "division by one at least": [node("Shape", "x", "shape"),
                                  node("ConstantOfShape", "shape", "ones", value=onnx.numpy_helper.from_array(ONE)),
                                  node("Max", "x ones", "m"), node("Relu", "x", "r"), node("Div", "r m")],
@@ -174,8 +187,9 @@ HARMLESS = {
 
 @pytest.mark.parametrize("case", HARMLESS)
 def test_what_is_finite_is_no_danger(case: str) -> None:
-    added = onnxgrad.vjp(model(HARMLESS[case], two=2, three=3))
-    assert "Where" not in operators(added)
+    proto = model(HARMLESS[case], two=2, three=3)
+    added = onnxgrad.vjp(proto)
+    assert "Where" not in operators(added) - operators(proto)
     assert np.isfinite(pulled_back(added)).all()
 
 
@@ -336,6 +350,49 @@ def test_a_transposed_convolution_keeps_its_padding(padding: dict[str, Any]) -> 
         kind = helper.tensor_dtype_to_np_dtype(dtype)
         results.append(Runner(derived)({"x": x.astype(kind), "fwd_x": tangent.astype(kind)})["fwd_y"])
     np.testing.assert_allclose(results[0], results[1], atol=2e-5)
+
+
+@pytest.mark.parametrize("padding", [{"auto_pad": "SAME_UPPER"}, {"output_shape": [24, 20]}, {"pads": [1, 0, 0, 1]}])
+def test_so_does_one_in_a_loop(padding: dict[str, Any]) -> None:
+    """There, the model's own operators are written anew beside their tangents."""
+    made = helper.make_node("ConvTranspose", ["slice", "w"], ["c"], group=16, strides=[2, 2], **padding)
+    state, element = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("s", "t"))
+    image = helper.make_tensor_value_info("slice", TensorProto.FLOAT, [2, 16, 12, 10])
+    body = helper.make_graph(
+        [made, node("Tanh", "c", "r"), node("Identity", "s", "t")], "body", [state, image],
+        [element, onnx.ValueInfoProto(name="r")],
+    )  # fmt: skip
+    body.output[1].CopyFrom(helper.make_tensor_value_info("r", TensorProto.FLOAT, [2, 16, None, None]))
+    loop = helper.make_node("Scan", ["first", "x"], ["last", "y"], body=body, num_scan_inputs=1)
+    proto = model([loop], first=[0], w=np.random.default_rng(7).normal(size=(16, 1, 3, 3)))
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 2, 16, 12, 10]))
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 2, 16, None, None]))
+    derived = onnxgrad.jvp(proto)
+    x, tangent = RNG.normal(size=(2, 3, 2, 16, 12, 10)).astype(np.float32)
+    found = Runner(derived)({"x": x, "fwd_x": tangent})["fwd_y"]
+    run, step = Runner(proto), np.float32(2**-9)
+    ahead, behind = (np.asarray(run({"x": x + s * step * tangent})["y"], np.float64) for s in (1, -1))
+    # differences of float32: the square of the step, and rounding over the step
+    np.testing.assert_allclose(found, (ahead - behind) / (2 * step), atol=0.005)
+
+
+def test_an_empty_batch_goes_back() -> None:
+    derived = onnxgrad.vjp(strided(TensorProto.FLOAT, **STRIDED["by two"]))
+    nothing = {"x": np.zeros((0, 16, 24, 20), np.float32), "adj_y": np.zeros((0, 16, 12, 10), np.float32)}
+    assert Runner(derived)(nothing)["adj_x"].shape == (0, 16, 24, 20)
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.DOUBLE])
+def test_tiles_of_any_type_are_repeated(dtype: int) -> None:
+    proto = model([node("AveragePool", "x", kernel_shape=[2, 3], strides=[2, 3])], dtype)
+    for port, image in ((proto.graph.input[0], (4, 6)), (proto.graph.output[0], (2, 2))):
+        port.CopyFrom(helper.make_tensor_value_info(port.name, dtype, ["N", 2, *image]))
+    kind = helper.tensor_dtype_to_np_dtype(dtype)
+    derived = onnxgrad.vjp(proto)
+    assert not {"ConvTranspose", "Resize"} & operators(derived).keys()
+    ct = np.arange(16).reshape(2, 2, 2, 2).astype(kind)
+    found = Runner(derived)({"x": np.zeros((2, 2, 4, 6), kind), "adj_y": ct})["adj_x"]
+    np.testing.assert_allclose(found, ct.repeat(2, 2).repeat(3, 3) / 6, rtol=1e-3 if kind == np.float16 else 1e-15)
 
 
 def test_means_of_tiles_are_repeated() -> None:
